@@ -1,0 +1,77 @@
+"""The application: what it needs, and what runs beside its requests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from services.control.auth import TokenCheck
+from services.control.completion import pause_s
+from services.control.routes import ROUTES, SESSION, SETTINGS, STORE, is_public, role_middleware
+from services.control.settings import Settings
+from services.control.store import Store
+from services.control.tokens import Role
+from shared.clock import SystemClock
+from shared.db import check_schema, create_pool, is_transient
+from shared.ids import SystemIds
+from shared.web import HEALTH, background, bearer_auth_middleware, new_app
+
+_log = structlog.get_logger()
+
+
+def make_app(settings: Settings) -> web.Application:
+    """Build control from its settings."""
+    clock = SystemClock()
+
+    async def lookup(hashed: bytes) -> tuple[str, Role] | None:
+        return await app[STORE].token(hashed)
+
+    tokens = TokenCheck(lookup, clock=clock, remember_s=settings.token_cache_s)
+    app = new_app(
+        name="control",
+        max_body_bytes=256 * 1024,
+        middlewares=[bearer_auth_middleware(tokens.verify, is_public=is_public), role_middleware],
+    )
+    app[SETTINGS] = settings
+
+    async def database(app: web.Application) -> AsyncIterator[None]:
+        pool = await create_pool(
+            settings.database_url.reveal(), application_name="uneventful control", max_size=settings.pool_size
+        )
+        async with pool.acquire() as connection:
+            await check_schema(connection)
+        app[STORE] = Store(pool, ids=SystemIds(), clock=clock)
+        app[HEALTH].add("postgres", app[STORE].ping)
+        yield
+        await pool.close()
+
+    async def session(app: web.Application) -> AsyncIterator[None]:
+        async with aiohttp.ClientSession() as made:
+            app[SESSION] = made
+            yield
+
+    app.cleanup_ctx.extend([database, session, background("completion", complete_rollouts)])
+    app.router.add_routes([web.route(route.method, route.path, route.handler) for route in ROUTES])
+    return app
+
+
+async def complete_rollouts(app: web.Application) -> None:
+    """For ever: complete rollouts that are done, and start others where nodes came since."""
+    store, every_s = app[STORE], app[SETTINGS].completion_every_s
+    while True:
+        started = time.monotonic()
+        try:
+            for rollout_id in await store.complete_rollouts():
+                _log.info("rollout.completed", rollout_id=str(rollout_id))
+            for rollout_id in await store.renew_rollouts():
+                _log.info("rollout.renewed", rollout_id=str(rollout_id))
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            _log.warning("completion.postgres_away", cause=type(error).__name__)
+        await asyncio.sleep(pause_s(took_s=time.monotonic() - started, at_least_s=every_s))

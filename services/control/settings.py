@@ -1,0 +1,38 @@
+"""What control is told."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from shared.settings import ServiceSettings
+
+
+class Settings(ServiceSettings, frozen=True, kw_only=True):
+    """Settings of control, from ``UNEVENTFUL_*``."""
+
+    distribution_url: Annotated[
+        str | None,
+        msgspec.Meta(
+            pattern="^https?://",
+            description="Where control reaches distribution, to check payloads before publishing; not set: no check.",
+        ),
+    ] = None
+    distribution_public_url: Annotated[
+        str | None,
+        msgspec.Meta(
+            pattern="^https?://",
+            description="Where operators upload payloads to; not set: the same as UNEVENTFUL_DISTRIBUTION_URL.",
+        ),
+    ] = None
+    completion_every_s: Annotated[
+        float, msgspec.Meta(ge=0.05, le=3600, description="How often running rollouts are looked at for completion.")
+    ] = 1.0
+    token_cache_s: Annotated[
+        float, msgspec.Meta(ge=0, le=60, description="How long a token that was found valid is not looked up again.")
+    ] = 3.0
+    verify_seconds: Annotated[
+        float, msgspec.Meta(ge=1, le=300, description="The longest that verifying the ledger on request may take.")
+    ] = 25.0
+    pool_size: Annotated[int, msgspec.Meta(ge=2, le=100, description="Connections to Postgres.")] = 6

@@ -1,0 +1,1 @@
+"""The bits: payloads by digest, for whoever may have them now."""

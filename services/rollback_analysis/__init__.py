@@ -1,0 +1,1 @@
+"""Judges releases by what nodes report: evidence, pace, halt."""

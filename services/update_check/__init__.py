@@ -1,0 +1,1 @@
+"""Should this node update, and to what?"""

@@ -1,0 +1,111 @@
+"""From Omaha to what the rest of the house speaks: pure."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+from services.update_check.configuration import ApplicationView
+from shared.domain.observation import Observation, ObservationKind, ObservationSource
+from shared.ids import IdSource
+from shared.omaha.errorcodes import base_code, classify
+from shared.omaha.facts import arch_of, facts_of
+from shared.omaha.identity import normalise_boot_id
+from shared.omaha.meaning import EventMeaning, event_meaning
+from shared.omaha.request import App, Event, Request
+
+MAX_MACHINE_ID = 128
+MAX_VERSION = 128
+
+_KINDS = {
+    EventMeaning.DOWNLOAD_STARTED: ObservationKind.DOWNLOAD_STARTED,
+    EventMeaning.DOWNLOADED: ObservationKind.DOWNLOADED,
+    EventMeaning.STAGED: ObservationKind.STAGED,
+    EventMeaning.UPDATED: ObservationKind.UPDATED,
+    EventMeaning.ROLLED_BACK: ObservationKind.ROLLED_BACK,
+    EventMeaning.FAILED: ObservationKind.FAILED,
+}
+"""What is news. The rest says nothing about an attempt: no news, deferrals, other updaters' extras, unknown numbers."""
+
+
+def boot_id_of(app: App) -> str:
+    """The node's boot id. A client that sends none is taken to have rebooted when its version changes."""
+    return normalise_boot_id(app.bootid) or f"unknown-{app.version}"
+
+
+def identifies_node(app: App) -> bool:
+    """Whether the request says which machine it is about, and on which version, in bounds."""
+    return 0 < len(app.machineid) <= MAX_MACHINE_ID and 0 < len(app.version) <= MAX_VERSION
+
+
+def fact(request: Request, app: App, name: str) -> str | None:
+    """One fact, without building them all: what a selector asks for."""
+    match name:
+        case "arch":
+            return arch_of(request, app)
+        case "track":
+            return app.track or None
+        case "oem":
+            return app.oem or None
+        case "oemversion":
+            return app.oemversion or None
+        case "alephversion":
+            return app.alephversion or None
+        case "alias":
+            return app.machinealias or None
+        case "version":
+            return app.version or None
+        case "platform":
+            return request.os_platform or None
+        case _:
+            return None
+
+
+def news_of(app: App) -> list[tuple[Event, ObservationKind]]:
+    """The events that say something, in order."""
+    news: list[tuple[Event, ObservationKind]] = []
+    for event in app.events:
+        kind = _KINDS.get(event_meaning(event))
+        if kind is not None:
+            news.append((event, kind))
+    return news
+
+
+def observation_of(
+    request: Request,
+    app: App,
+    event: Event | None,
+    kind: ObservationKind,
+    *,
+    application: ApplicationView,
+    node_id: uuid.UUID,
+    group_id: uuid.UUID | None,
+    at: datetime,
+    address: str | None,
+    ids: IdSource,
+    traceparent: str | None,
+) -> Observation:
+    """What one event, or the poll itself, says."""
+    facts = facts_of(request, app)
+    code = event.errorcode if event is not None else None
+    base = base_code(code) if code is not None else None
+    return Observation(
+        event_id=ids.uuid7(),
+        kind=kind,
+        source=ObservationSource.OMAHA,
+        node_id=node_id,
+        application_id=application.application_id,
+        machine_id=app.machineid,
+        version=app.version,
+        boot_id=boot_id_of(app),
+        at=at,
+        group_id=group_id,
+        arch=facts.get("arch"),
+        facts=facts,
+        address=address,
+        error_code=code,
+        error_base=base,
+        error_class=classify(base).value if base is not None else None,
+        previous_version=event.previousversion or None if event is not None else None,
+        traceparent=traceparent,
+    )

@@ -1,0 +1,180 @@
+"""Keeps the snapshot young: the configuration by NOTIFY, by the bus and every second; the nodes by following the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import structlog
+
+from services.update_check.configuration import EMPTY, Configuration
+from services.update_check.decide import Reason
+from services.update_check.standing import Standings
+from services.update_check.store import Gates, read_configuration, read_gates, read_nodes
+from shared.clock import Clock
+from shared.db.pool import connect, is_transient
+from shared.errors import Unavailable
+from shared.ledger import read
+from shared.observability.metrics import METRICS
+from shared.settings import Secret
+
+LOOK_EVERY_S = 1.0
+BATCH = 1_000
+RELOAD_GAP_S = 0.02
+"""Reloads are at least this far apart, so that a burst of paces costs one."""
+FOLLOWED = ("update.#", "node.quarantined.v1", "node.cloned.v1")
+
+
+SNAPSHOT_AGE = METRICS.gauge("uneventful_snapshot_age_seconds", "Age of the snapshot that decisions are made from.")
+RELOADS = METRICS.counter("uneventful_snapshot_reloads", "Reloads of the configuration, by outcome.", ("outcome",))
+
+_log = structlog.get_logger()
+
+
+def postgres_is_away(error: BaseException) -> bool:
+    """Whether this is what a lost, refused, hung or overloaded Postgres looks like."""
+    return isinstance(error, Unavailable) or is_transient(error)
+
+
+class SnapshotKeeper:
+    """The snapshot that decisions read, and the tasks that keep it.
+
+    Attributes:
+        configuration: Replaced as a whole; never changed in place.
+        standings: Moved by the ledger, and by the request handlers for what they did themselves.
+    """
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool[Any],
+        database_url: Secret,
+        clock: Clock,
+        *,
+        distribution_url: str,
+        max_age_s: float,
+        analysis_max_lag_s: float,
+    ) -> None:
+        self.configuration: Configuration = EMPTY
+        self.standings = Standings()
+        self._pool = pool
+        self._database_url = database_url
+        self._clock = clock
+        self._distribution_url = distribution_url
+        self._max_age_s = max_age_s
+        self._analysis_max_lag_s = analysis_max_lag_s
+        self._gates: Gates | None = None
+        self._fresh_at = -1e9
+        self._followed_seq = 0
+        self._followed_at = -1e9
+        self._configuration_wanted = asyncio.Event()
+        self._ledger_wanted = asyncio.Event()
+        SNAPSHOT_AGE.watch(lambda: self._clock.monotonic() - self._fresh_at)
+
+    def fail_closed(self) -> Reason | None:
+        """Why nothing may be offered now whatever the snapshot says; None where it may be trusted."""
+        now = self._clock.monotonic()
+        if now - self._fresh_at > self._max_age_s or now - self._followed_at > self._max_age_s:
+            return Reason.SNAPSHOT_STALE
+        gates = self._gates
+        limit = self._analysis_max_lag_s
+        if gates is None or gates.log_age_s > limit or gates.analysis_age_s > limit or gates.analysis_lag_s > limit:
+            return Reason.ANALYSIS_LAGS
+        return None
+
+    async def ping(self) -> None:
+        """For readiness: raises where the snapshot is too old to offer anything."""
+        if self._clock.monotonic() - self._fresh_at > self._max_age_s:
+            raise TimeoutError(f"the snapshot is older than {self._max_age_s:g} s: Postgres does not answer")
+
+    def wake(self) -> None:
+        """Look now: something changed that decisions read."""
+        self._configuration_wanted.set()
+
+    async def load(self) -> None:
+        """Read all of it, in one snapshot of the database."""
+        started = self._clock.monotonic()
+        async with self._pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            gates = await read_gates(connection)
+            configuration = await read_configuration(connection, self._distribution_url)
+            nodes = await read_nodes(connection)
+        self.standings.replace_all(nodes.attempts, nodes.quarantined, nodes.cloned)
+        self.configuration = configuration
+        self._gates = gates
+        self._followed_seq = gates.head_seq
+        self._fresh_at = self._followed_at = started
+
+    async def run(self) -> None:
+        """Keep the snapshot until cancelled. While Postgres is away it grows old, and decisions fail closed."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._forever(self._listen), name="snapshot: listen")
+            tasks.create_task(self._forever(self._keep_configuration), name="snapshot: configuration")
+            tasks.create_task(self._forever(self._keep_standings), name="snapshot: standings")
+
+    async def _forever(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except Exception as error:
+                if not postgres_is_away(error):
+                    raise
+                # Not swallowed: the snapshot's age is what decisions, readiness and the metric judge by.
+                RELOADS.add(1, ("failed",))
+                _log.warning("snapshot.postgres_away", error=type(error).__name__, detail=str(error))
+                await asyncio.sleep(0.5)
+
+    async def _listen(self) -> None:
+        connection = await connect(self._database_url.reveal(), application_name="update_check listen")
+        try:
+            lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+            def on_loss(_: object) -> None:
+                if not lost.done():
+                    lost.set_exception(ConnectionResetError("the listening connection was lost"))
+
+            connection.add_termination_listener(on_loss)
+            await connection.add_listener("uneventful_gates", lambda *_: self._configuration_wanted.set())
+            await connection.add_listener("uneventful_ledger", lambda *_: self._ledger_wanted.set())
+            self._configuration_wanted.set()
+            self._ledger_wanted.set()
+            await lost
+        finally:
+            connection.terminate()
+
+    async def _keep_configuration(self) -> None:
+        while True:
+            await _wait(self._configuration_wanted, LOOK_EVERY_S)
+            started = self._clock.monotonic()
+            async with self._pool.acquire(timeout=LOOK_EVERY_S * 2) as connection:
+                async with connection.transaction(isolation="repeatable_read", readonly=True):
+                    gates = await read_gates(connection)
+                    configuration = await read_configuration(connection, self._distribution_url)
+            self.configuration = configuration
+            self._gates = gates
+            self._fresh_at = started
+            RELOADS.add(1, ("done",))
+            await asyncio.sleep(RELOAD_GAP_S)
+
+    async def _keep_standings(self) -> None:
+        while True:
+            await _wait(self._ledger_wanted, LOOK_EVERY_S)
+            more = True
+            while more:
+                started = self._clock.monotonic()
+                async with self._pool.acquire(timeout=LOOK_EVERY_S * 2) as connection:
+                    head = (await read_gates(connection)).head_seq
+                    entries = await read(connection, after=self._followed_seq, limit=BATCH, types=FOLLOWED)
+                for entry in entries:
+                    self.standings.apply(entry.data, entry.type)
+                more = len(entries) == BATCH
+                self._followed_seq = entries[-1].seq if more else max(head, entries[-1].seq if entries else 0)
+                self._followed_at = started
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    event.clear()

@@ -1,0 +1,97 @@
+"""HTTP in and out: the Omaha endpoint. On the hot path, so it answers its own errors."""
+
+from __future__ import annotations
+
+import structlog
+from aiohttp import web
+
+from services.update_check.checks import Checks, Granted
+from services.update_check.configuration import Configuration
+from services.update_check.dialect import identifies_node
+from services.update_check.keeper import SnapshotKeeper
+from shared.errors import UneventfulError
+from shared.observability.metrics import METRICS
+from shared.omaha.identity import normalise_app_id
+from shared.omaha.request import App, OmahaMalformed, OmahaRefused, Request, parse_request
+from shared.omaha.response import CONTENT_TYPE, acknowledged_app, document, no_update_app, unknown_app
+from shared.web import problem_response, read_body
+
+CHECKS = web.AppKey("CHECKS", Checks)
+KEEPER = web.AppKey("KEEPER", SnapshotKeeper)
+TRUST_FORWARDED_FOR = web.AppKey("TRUST_FORWARDED_FOR", bool)
+
+DEFAULT_POLL_INTERVAL_S = 2_700
+MAX_BODY_BYTES = 65_536
+
+REQUESTS = METRICS.counter("uneventful_omaha_requests", "Omaha requests, by outcome.", ("outcome",))
+_ANSWERED = ("answered",)
+
+_HEADERS = {"Content-Type": CONTENT_TYPE}
+
+_log = structlog.get_logger()
+
+
+async def update(http: web.Request) -> web.Response:
+    """``POST /v1/update``: any number of ``<app>``s, each with events, ping and update check, handled in this order."""
+    try:
+        body = await read_body(http)
+        request = parse_request(body)
+    except (OmahaMalformed, OmahaRefused) as error:
+        REQUESTS.add(1, (error.code,))
+        _log.warning("omaha.not_understood", peer=_address(http), code=error.code, detail=error.message)
+        return problem_response(error)
+    except UneventfulError as error:
+        REQUESTS.add(1, (error.code,))
+        return problem_response(error)
+    app = http.app
+    keeper = app[KEEPER]
+    checks = app[CHECKS]
+    configuration = keeper.configuration
+    traceparent = http.headers.get("traceparent")
+    try:
+        answer = document(
+            [await _answer(http, request, one, configuration, checks, traceparent) for one in request.apps]
+        )
+    except UneventfulError as error:
+        REQUESTS.add(1, (error.code,))
+        return problem_response(error)
+    REQUESTS.add(1, _ANSWERED)
+    return web.Response(body=answer, headers=_HEADERS)
+
+
+async def _answer(
+    http: web.Request, request: Request, app: App, configuration: Configuration, checks: Checks, traceparent: str | None
+) -> bytes:
+    application = configuration.by_omaha_id.get(normalise_app_id(app.appid))
+    if application is None:
+        _log.info("omaha.unknown_application", peer=_address(http), appid=app.appid[:64])
+        return unknown_app(app.appid, update_check=app.update_check, poll_interval=DEFAULT_POLL_INTERVAL_S)
+    if not identifies_node(app):
+        # Nothing to remember it by: no update, and nothing recorded.
+        if app.update_check:
+            return no_update_app(app.appid, app.ping, len(app.events), DEFAULT_POLL_INTERVAL_S)
+        return acknowledged_app(app.appid, ping=app.ping, events=len(app.events))
+    group, outcome = await checks.check(request, app, application, _address(http), traceparent)
+    poll_interval = group.poll_interval_s if group is not None else DEFAULT_POLL_INTERVAL_S
+    if outcome is None:
+        return acknowledged_app(app.appid, ping=app.ping, events=len(app.events))
+    if isinstance(outcome, Granted):
+        return outcome.rollout.answer.app(
+            app.appid, outcome.token, ping=app.ping, events=len(app.events), poll_interval=poll_interval
+        )
+    return no_update_app(app.appid, app.ping, len(app.events), poll_interval)
+
+
+def _address(http: web.Request) -> str | None:
+    if http.app[TRUST_FORWARDED_FOR]:
+        forwarded = http.headers.get("X-Forwarded-For")
+        if forwarded:
+            return forwarded.split(",", 1)[0].strip()[:64]
+    return http.remote
+
+
+def add_routes(app: web.Application, secret: str | None) -> None:
+    """Serve the endpoint with and without a trailing slash, behind the secret where there is one."""
+    path = f"/v1/update/{secret}" if secret is not None else "/v1/update"
+    app.router.add_post(path, update)
+    app.router.add_post(path + "/", update)

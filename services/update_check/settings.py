@@ -1,0 +1,53 @@
+"""What update_check is told."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from shared.settings import ServiceSettings
+
+
+class Settings(ServiceSettings, frozen=True, kw_only=True):
+    """Settings of update_check, from ``UNEVENTFUL_*``."""
+
+    distribution_url: Annotated[
+        str,
+        msgspec.Meta(pattern="^https?://", description="Where nodes reach distribution; payload URLs begin with it."),
+    ]
+    spool_dir: Annotated[
+        str,
+        msgspec.Meta(min_length=1, description="Where reports are kept while Postgres is away; on a disk that stays."),
+    ]
+    omaha_secret: Annotated[
+        str | None,
+        msgspec.Meta(
+            pattern="^[A-Za-z0-9_-]{8,128}$",
+            description="If set, nodes must post to /v1/update/<secret>; anything else is 404.",
+        ),
+    ] = None
+    trust_forwarded_for: Annotated[
+        bool, msgspec.Meta(description="Take a node's address from X-Forwarded-For, behind a proxy that sets it.")
+    ] = False
+    snapshot_max_age_s: Annotated[
+        float, msgspec.Meta(ge=1, le=60, description="A snapshot older than this means: no update now.")
+    ] = 5.0
+    analysis_max_lag_s: Annotated[
+        float,
+        msgspec.Meta(ge=5, le=3600, description="A judgement that lags by more than this means: no update now."),
+    ] = 20.0
+    reboot_awaited_every_s: Annotated[
+        float,
+        msgspec.Meta(gt=0, le=86400, description="A staged node's polls become an event at most this often."),
+    ] = 900.0
+    contact_flush_s: Annotated[
+        float, msgspec.Meta(ge=0.05, le=60, description="How often last contacts are written.")
+    ] = 0.5
+    max_waiting_reports: Annotated[
+        int, msgspec.Meta(ge=1, le=1_000_000, description="Reports that may wait for Postgres; more are answered 503.")
+    ] = 10_000
+    spool_max_bytes: Annotated[
+        int, msgspec.Meta(ge=65_536, description="The most bytes of the spool; a report beyond is answered 503.")
+    ] = 268_435_456
+    pool_size: Annotated[int, msgspec.Meta(ge=2, le=100, description="Connections to Postgres.")] = 8

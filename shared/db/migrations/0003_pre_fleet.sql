@@ -1,0 +1,729 @@
+-- What nodes do: nodes, attempts, quarantine; the functions that several services share, each atomic, each with its event.
+
+CREATE SCHEMA fleet;
+
+CREATE TABLE fleet.nodes (
+    node_id uuid PRIMARY KEY,
+    application_id uuid NOT NULL,
+    machine_id text NOT NULL CHECK (length(machine_id) BETWEEN 1 AND 128),
+    group_id uuid,
+    version text NOT NULL,
+    arch text,
+    boot_id text NOT NULL,
+    boot_seen_at timestamptz NOT NULL,
+    -- The last few boot ids before this one: one that returns tells a cloned machine id.
+    former_boot_ids text[] NOT NULL DEFAULT '{}',
+    facts jsonb NOT NULL DEFAULT '{}',
+    address text,
+    cloned boolean NOT NULL DEFAULT false,
+    last_attempt_id uuid,
+    first_seen_at timestamptz NOT NULL,
+    last_contact_at timestamptz NOT NULL,
+    gone_at timestamptz
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX nodes_by_group ON fleet.nodes (group_id, node_id);
+CREATE INDEX nodes_cloned ON fleet.nodes (application_id) WHERE cloned;
+
+CREATE TABLE fleet.attempts (
+    attempt_id uuid PRIMARY KEY,
+    token text NOT NULL UNIQUE,
+    node_id uuid NOT NULL,
+    application_id uuid NOT NULL,
+    changeset_id uuid NOT NULL,
+    rollout_id uuid NOT NULL,
+    group_id uuid NOT NULL,
+    arch text NOT NULL,
+    from_version text NOT NULL,
+    to_version text NOT NULL,
+    state text NOT NULL CHECK (state IN ('offered', 'downloading', 'staged', 'awaiting_reboot', 'rebooting', 'probation',
+                                         'committed', 'rolled_back', 'failed', 'presumed_lost', 'recalled')),
+    parked boolean NOT NULL DEFAULT false,
+    -- The boot in which the offer was made: another one means that the node has rebooted.
+    boot_id text NOT NULL,
+    reason text,
+    error_code bigint,
+    granted_at timestamptz NOT NULL,
+    changed_at timestamptz NOT NULL,
+    awaited_at timestamptz,
+    closed_at timestamptz,
+    CHECK ((closed_at IS NOT NULL) = (state IN ('committed', 'rolled_back', 'failed', 'presumed_lost', 'recalled')))
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+CREATE UNIQUE INDEX attempts_one_open ON fleet.attempts (node_id) WHERE closed_at IS NULL;
+CREATE INDEX attempts_in_flight_by_changeset ON fleet.attempts (changeset_id) WHERE closed_at IS NULL AND NOT parked;
+CREATE INDEX attempts_in_flight_by_group ON fleet.attempts (group_id) WHERE closed_at IS NULL AND NOT parked;
+CREATE INDEX attempts_by_node ON fleet.attempts (node_id, changeset_id);
+-- Without the state, which moves: so that a transition is a HOT update.
+CREATE INDEX attempts_by_rollout ON fleet.attempts (rollout_id);
+
+CREATE TABLE fleet.quarantine (
+    node_id uuid NOT NULL,
+    changeset_id uuid NOT NULL,
+    attempt_id uuid,
+    reason text NOT NULL,
+    since timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (node_id, changeset_id)
+);
+CREATE INDEX quarantine_by_changeset ON fleet.quarantine (changeset_id);
+
+-- Cumulative contacts of nodes that are not updating, per site and writer; log.ticked carries the differences.
+CREATE TABLE fleet.contact_counts (
+    site text NOT NULL,
+    writer text NOT NULL,
+    contacts bigint NOT NULL,
+    PRIMARY KEY (site, writer)
+) WITH (fillfactor = 50);
+
+CREATE TABLE fleet.idle_estimates (
+    site text PRIMARY KEY,
+    contacts_per_second double precision NOT NULL,
+    estimated_at timestamptz NOT NULL
+);
+
+-- fleet.expected_contacts_v1: contacts to be expected in an interval (seconds) from nodes that are not updating and were
+-- heard within the last day, by the poll interval of their group. The count is kept for 30 s: it reads every node.
+CREATE FUNCTION fleet.expected_contacts_v1(p_interval_s double precision)
+RETURNS TABLE (site text, expected double precision) LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM fleet.idle_estimates e WHERE e.estimated_at > clock_timestamp() - interval '30 s') THEN
+        DELETE FROM fleet.idle_estimates;
+        INSERT INTO fleet.idle_estimates (site, contacts_per_second, estimated_at)
+        SELECT per_group.site, sum(per_group.nodes / per_group.poll_interval_s), clock_timestamp()
+          FROM (SELECT coalesce(n.facts ->> 'site', '') AS site, count(*)::double precision AS nodes,
+                       coalesce((g.policy ->> 'poll_interval_s')::double precision, 2700.0) AS poll_interval_s
+                  FROM fleet.nodes n
+                  LEFT JOIN control.groups g ON g.group_id = n.group_id
+                 WHERE n.last_contact_at > clock_timestamp() - interval '1 day' AND n.gone_at IS NULL
+                   AND NOT EXISTS (SELECT 1 FROM fleet.attempts a WHERE a.node_id = n.node_id AND a.closed_at IS NULL)
+                 GROUP BY 1, g.policy ->> 'poll_interval_s') AS per_group
+         GROUP BY per_group.site;
+    END IF;
+    RETURN QUERY SELECT e.site, e.contacts_per_second * p_interval_s FROM fleet.idle_estimates e;
+END
+$$;
+
+-- fleet.report_v1: what nodes reported, in the order of the arrays; the only way in which a report moves an attempt.
+--
+-- One call is one transaction of many reports. It dedupes (event id; for wire events also what they say within their
+-- attempt), registers the node, compares the report with the rows (boot id, version, open attempt), moves the attempt,
+-- quarantines what rolled back and appends the events. The rules are those of shared.domain.attempt.observe.
+-- Locks: nodes in order of id, then attempts in order of id; never a gate.
+CREATE FUNCTION fleet.report_v1(
+    p_event_ids uuid[], p_kinds text[], p_sources text[], p_node_ids uuid[], p_application_ids uuid[],
+    p_machine_ids text[], p_group_ids uuid[], p_versions text[], p_arches text[], p_boot_ids text[],
+    p_times timestamptz[], p_facts jsonb[], p_addresses text[], p_error_codes bigint[], p_error_bases integer[],
+    p_error_classes text[], p_previous_versions text[], p_reasons text[], p_traceparents text[],
+    p_awaited_every interval DEFAULT interval '15 min'
+) RETURNS TABLE (
+    ordinal bigint, status text, attempt_id uuid, changeset_id uuid, state text, quarantined boolean, cloned boolean
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    fresh_ids uuid[];
+    enrolled_ids uuid[];
+    r record;
+    n fleet.nodes;
+    a fleet.attempts;
+    wire_key uuid;
+    fresh boolean;
+    enrolled boolean;
+    rebooted boolean;
+    boot_is_new boolean;
+    in_order boolean;
+    moves text[];          -- event types, in order
+    states text[];         -- the state after each
+    move_reason text;
+    applied boolean;
+    is_closed boolean;
+    quarantine boolean;
+    base jsonb;
+    now_at timestamptz := clock_timestamp();
+BEGIN
+    WITH fresh AS (
+        INSERT INTO event_log.seen (event_id)
+        SELECT DISTINCT u.event_id FROM unnest(p_event_ids) AS u(event_id) ORDER BY 1
+        ON CONFLICT DO NOTHING RETURNING event_id
+    ) SELECT coalesce(array_agg(event_id), '{}') INTO fresh_ids FROM fresh;
+
+    WITH registered AS (
+        INSERT INTO fleet.nodes AS old (node_id, application_id, machine_id, group_id, version, arch, boot_id, boot_seen_at,
+                                        facts, address, first_seen_at, last_contact_at)
+        SELECT DISTINCT ON (u.node_id) u.node_id, u.application_id, u.machine_id, u.group_id, u.version, u.arch, u.boot_id,
+               u.at, coalesce(u.facts, '{}'), u.address, u.at, u.at
+          FROM unnest(p_node_ids, p_application_ids, p_machine_ids, p_group_ids, p_versions, p_arches, p_boot_ids, p_times,
+                      p_facts, p_addresses) WITH ORDINALITY
+               AS u(node_id, application_id, machine_id, group_id, version, arch, boot_id, at, facts, address, ord)
+         ORDER BY u.node_id, u.ord
+        ON CONFLICT (node_id) DO UPDATE SET last_contact_at = greatest(old.last_contact_at, excluded.last_contact_at),
+                                            group_id = coalesce(excluded.group_id, old.group_id)
+        RETURNING node_id, (xmax = 0) AS inserted
+    ) SELECT coalesce(array_agg(node_id) FILTER (WHERE inserted), '{}') INTO enrolled_ids FROM registered;
+
+    PERFORM 1 FROM fleet.attempts t WHERE t.node_id = ANY (p_node_ids) AND t.closed_at IS NULL
+      ORDER BY t.attempt_id FOR NO KEY UPDATE;
+
+    FOR r IN
+        SELECT u.*, f.event_id IS NOT NULL AND row_number() OVER (PARTITION BY u.event_id ORDER BY u.ord) = 1 AS is_fresh,
+               e.node_id IS NOT NULL AND row_number() OVER (PARTITION BY u.node_id ORDER BY u.ord) = 1 AS is_enrolled
+          FROM unnest(p_event_ids, p_kinds, p_sources, p_node_ids, p_application_ids, p_machine_ids, p_group_ids, p_versions,
+                      p_arches, p_boot_ids, p_times, p_facts, p_addresses, p_error_codes, p_error_bases, p_error_classes,
+                      p_previous_versions, p_reasons, p_traceparents) WITH ORDINALITY
+               AS u(event_id, kind, source, node_id, application_id, machine_id, group_id, version, arch, boot_id, at, facts,
+                    address, error_code, error_base, error_class, previous_version, reason, traceparent, ord)
+          LEFT JOIN unnest(fresh_ids) AS f(event_id) USING (event_id)
+          LEFT JOIN unnest(enrolled_ids) AS e(node_id) ON e.node_id = u.node_id
+         ORDER BY u.ord
+    LOOP
+        ordinal := r.ord;
+        quarantined := false;
+        SELECT * INTO n FROM fleet.nodes WHERE node_id = r.node_id;
+        -- The open attempt, else the last one: late reports belong to it.
+        SELECT * INTO a FROM fleet.attempts t WHERE t.node_id = r.node_id AND t.closed_at IS NULL;
+        IF NOT FOUND AND n.last_attempt_id IS NOT NULL THEN
+            SELECT * INTO a FROM fleet.attempts t WHERE t.attempt_id = n.last_attempt_id;
+        END IF;
+        attempt_id := a.attempt_id;
+        changeset_id := a.changeset_id;
+        state := a.state;
+        cloned := n.cloned;
+
+        IF r.is_enrolled THEN
+            INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, traceparent)
+            VALUES (gen_random_uuid(), 'node.enrolled.v1', r.source, 'nodes/' || r.node_id, r.node_id::text, r.at,
+                    jsonb_strip_nulls(jsonb_build_object(
+                        'node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
+                        'group_id', r.group_id, 'version', r.version, 'boot_id', r.boot_id, 'arch', r.arch,
+                        'facts', r.facts, 'address', r.address)), r.traceparent);
+        END IF;
+
+        fresh := r.is_fresh;
+        IF fresh AND r.source = 'omaha' AND r.kind NOT IN ('poll', 'ping') THEN
+            -- A wire event has no id of its own: the same words within the same attempt and boot are the same event.
+            wire_key := md5(concat_ws('|', r.node_id, a.attempt_id, r.boot_id, r.kind, r.error_code, r.previous_version))::uuid;
+            INSERT INTO event_log.seen (event_id) VALUES (wire_key) ON CONFLICT DO NOTHING;
+            fresh := FOUND;
+        END IF;
+        IF NOT fresh THEN
+            status := 'duplicate';
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+
+        boot_is_new := r.boot_id <> n.boot_id;
+        in_order := r.at >= n.boot_seen_at;
+        IF boot_is_new AND in_order AND NOT n.cloned AND r.boot_id = ANY (n.former_boot_ids)
+           AND r.boot_id NOT LIKE 'unknown-%' THEN
+            UPDATE fleet.nodes t SET cloned = true WHERE t.node_id = r.node_id;
+            n.cloned := true;
+            INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, traceparent)
+            VALUES (gen_random_uuid(), 'node.cloned.v1', r.source, 'nodes/' || r.node_id, r.node_id::text, r.at,
+                    jsonb_strip_nulls(jsonb_build_object(
+                        'node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
+                        'boot_ids', jsonb_build_array(n.boot_id, r.boot_id),
+                        'addresses', jsonb_build_array(n.address, r.address))), r.traceparent);
+        END IF;
+        IF n.cloned THEN
+            -- Two machines under one id: what either says proves nothing about the attempt.
+            status := 'cloned';
+            cloned := true;
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+
+        is_closed := a.attempt_id IS NULL OR a.closed_at IS NOT NULL;
+        rebooted := a.attempt_id IS NOT NULL AND r.boot_id <> a.boot_id AND (in_order OR NOT boot_is_new);
+        moves := '{}';
+        states := '{}';
+        move_reason := r.reason;
+        applied := true;
+        quarantine := false;
+
+        IF a.attempt_id IS NULL THEN
+            IF r.kind NOT IN ('poll', 'ping', 'updated', 'deferred') THEN
+                moves := ARRAY[CASE r.kind WHEN 'reset' THEN 'failed' WHEN 'reboot_awaited' THEN 'reboot_awaited' ELSE r.kind END];
+                applied := false;
+                move_reason := coalesce(r.reason, 'no_attempt');
+            END IF;
+        ELSIF is_closed THEN
+            IF a.state IN ('presumed_lost', 'committed') AND rebooted
+               AND (r.kind = 'rolled_back' OR (r.version = a.from_version AND r.version <> a.to_version
+                                               AND (a.state = 'presumed_lost' OR n.version = a.to_version)
+                                               AND boot_is_new AND in_order)) THEN
+                moves := ARRAY['rolled_back'];
+                states := ARRAY['rolled_back'];
+                move_reason := coalesce(r.reason, CASE WHEN a.state = 'committed' THEN 'version_regressed' ELSE 'late' END);
+                quarantine := true;
+            ELSIF a.state = 'presumed_lost' AND rebooted AND r.version = a.to_version THEN
+                moves := ARRAY['committed'];
+                states := ARRAY['committed'];
+                move_reason := 'late';
+            ELSIF r.kind = 'rolled_back' AND rebooted AND a.state IN ('recalled', 'failed') THEN
+                moves := ARRAY['rolled_back'];
+                applied := false;
+                quarantine := true;
+                move_reason := 'after_' || a.state;
+            ELSIF r.kind NOT IN ('poll', 'ping', 'updated', 'deferred') THEN
+                moves := ARRAY[CASE r.kind WHEN 'reset' THEN 'failed' ELSE r.kind END];
+                applied := false;
+                move_reason := 'after_' || a.state;
+            END IF;
+        ELSIF r.version = a.to_version AND rebooted AND r.source <> 'native' THEN
+            -- Good: the target version in another boot, whatever rides on the poll.
+            IF a.state NOT IN ('probation') THEN
+                moves := ARRAY['booted', 'committed'];
+                states := ARRAY['probation', 'committed'];
+            ELSE
+                moves := ARRAY['committed'];
+                states := ARRAY['committed'];
+            END IF;
+        ELSIF r.kind = 'rolled_back' THEN
+            IF rebooted THEN
+                moves := ARRAY['rolled_back'];
+                states := ARRAY['rolled_back'];
+                move_reason := coalesce(r.reason, 'reported');
+                quarantine := true;
+            ELSE
+                -- The marker was reset before any reboot: the update is off, but nothing was booted.
+                moves := ARRAY['failed'];
+                states := ARRAY['failed'];
+                move_reason := 'marker_reset';
+            END IF;
+        ELSIF rebooted AND r.version <> a.to_version AND r.kind NOT IN ('booted', 'committed') THEN
+            IF a.state IN ('staged', 'awaiting_reboot', 'rebooting', 'probation') THEN
+                moves := ARRAY['rolled_back'];
+                states := ARRAY['rolled_back'];
+                move_reason := 'came_back_on_old_version';
+                quarantine := true;
+            ELSE
+                moves := ARRAY['failed'];
+                states := ARRAY['failed'];
+                move_reason := 'rebooted_before_staged';
+            END IF;
+        ELSIF r.kind = 'failed' THEN
+            moves := ARRAY['failed'];
+            states := ARRAY['failed'];
+            IF a.state IN ('rebooting', 'probation') THEN
+                moves := ARRAY['rolled_back'];
+                states := ARRAY['rolled_back'];
+                move_reason := coalesce(r.reason, 'unhealthy');
+                quarantine := true;
+            END IF;
+        ELSIF r.kind = 'committed' THEN
+            IF rebooted AND r.version = a.to_version THEN
+                IF a.state = 'probation' THEN
+                    moves := ARRAY['committed'];
+                    states := ARRAY['committed'];
+                ELSE
+                    moves := ARRAY['booted', 'committed'];
+                    states := ARRAY['probation', 'committed'];
+                END IF;
+            ELSE
+                moves := ARRAY['committed'];
+                applied := false;
+                move_reason := 'not_rebooted_into_target';
+            END IF;
+        ELSIF r.kind = 'booted' THEN
+            IF rebooted AND a.state <> 'probation' THEN
+                moves := ARRAY['booted'];
+                states := ARRAY['probation'];
+            ELSE
+                moves := ARRAY['booted'];
+                applied := false;
+                move_reason := 'not_rebooted';
+            END IF;
+        ELSIF r.kind = 'staged' THEN
+            moves := ARRAY['staged'];
+            IF a.state IN ('offered', 'downloading') THEN
+                states := ARRAY['staged'];
+            ELSE
+                applied := false;
+            END IF;
+        ELSIF r.kind = 'download_started' THEN
+            moves := ARRAY['download_started'];
+            IF a.state = 'offered' THEN
+                states := ARRAY['downloading'];
+            ELSE
+                applied := false;
+            END IF;
+        ELSIF r.kind = 'downloaded' THEN
+            moves := ARRAY['downloaded'];
+            IF a.state IN ('offered', 'downloading') THEN
+                states := ARRAY['downloading'];
+            ELSE
+                applied := false;
+            END IF;
+        ELSIF r.kind IN ('poll', 'ping', 'reboot_awaited') THEN
+            IF a.state IN ('staged', 'awaiting_reboot') AND NOT rebooted THEN
+                IF a.awaited_at IS NULL OR r.at >= a.awaited_at + p_awaited_every THEN
+                    moves := ARRAY['reboot_awaited'];
+                    states := ARRAY['awaiting_reboot'];
+                END IF;
+            END IF;
+        END IF;
+
+        IF cardinality(states) > 0 THEN
+            state := states[cardinality(states)];
+            UPDATE fleet.attempts t
+               SET state = states[cardinality(states)],
+                   changed_at = r.at,
+                   awaited_at = CASE WHEN moves[1] = 'reboot_awaited' THEN r.at ELSE t.awaited_at END,
+                   parked = t.parked AND states[cardinality(states)] = 'awaiting_reboot',
+                   reason = coalesce(move_reason, t.reason),
+                   error_code = coalesce(r.error_code, t.error_code),
+                   closed_at = CASE WHEN states[cardinality(states)] IN ('committed', 'rolled_back', 'failed')
+                                    THEN now_at ELSE t.closed_at END
+             WHERE t.attempt_id = a.attempt_id;
+        END IF;
+        IF quarantine THEN
+            INSERT INTO fleet.quarantine (node_id, changeset_id, attempt_id, reason)
+            VALUES (r.node_id, a.changeset_id, a.attempt_id, move_reason) ON CONFLICT DO NOTHING;
+            quarantined := true;
+        END IF;
+        IF in_order AND (boot_is_new OR r.version <> n.version OR coalesce(r.facts, n.facts) <> n.facts
+                         OR r.address IS DISTINCT FROM n.address) THEN
+            UPDATE fleet.nodes t
+               SET boot_id = r.boot_id,
+                   boot_seen_at = CASE WHEN boot_is_new THEN r.at ELSE t.boot_seen_at END,
+                   former_boot_ids = CASE WHEN boot_is_new THEN (t.boot_id || t.former_boot_ids)[1:4] ELSE t.former_boot_ids END,
+                   version = r.version, facts = coalesce(r.facts, t.facts), arch = coalesce(r.arch, t.arch),
+                   address = coalesce(r.address, t.address)
+             WHERE t.node_id = r.node_id;
+        END IF;
+
+        IF cardinality(moves) > 0 THEN
+            base := jsonb_strip_nulls(jsonb_build_object(
+                'node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
+                'attempt_id', a.attempt_id, 'rollout_id', a.rollout_id, 'changeset_id', a.changeset_id,
+                'group_id', coalesce(a.group_id, r.group_id), 'arch', coalesce(a.arch, r.arch),
+                'from_version', a.from_version, 'to_version', a.to_version, 'version', r.version, 'boot_id', r.boot_id,
+                'applied', applied, 'reason', move_reason, 'error_code', r.error_code, 'error_base', r.error_base,
+                'error_class', r.error_class, 'source', r.source, 'facts', r.facts, 'site', r.facts ->> 'site'));
+            INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id,
+                                         traceparent)
+            SELECT CASE WHEN m.i = cardinality(moves) THEN r.event_id ELSE md5(r.event_id || '|' || m.i)::uuid END,
+                   'update.' || moves[m.i] || '.v1', r.source, 'nodes/' || r.node_id, r.node_id::text, r.at,
+                   base || jsonb_strip_nulls(jsonb_build_object(
+                       'state_before', CASE WHEN m.i = 1 THEN a.state ELSE states[m.i - 1] END,
+                       'state_after', CASE WHEN cardinality(states) > 0 THEN states[m.i] ELSE a.state END)),
+                   a.attempt_id::text, r.traceparent
+              FROM generate_series(1, cardinality(moves)) AS m(i);
+        END IF;
+        IF quarantine THEN
+            INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+            VALUES (md5(r.event_id || '|quarantine')::uuid, 'node.quarantined.v1', r.source, 'nodes/' || r.node_id,
+                    r.node_id::text, r.at,
+                    jsonb_build_object('node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
+                                       'changeset_id', a.changeset_id, 'attempt_id', a.attempt_id, 'reason', move_reason, 'lifted', false), a.attempt_id::text);
+        END IF;
+        status := CASE WHEN applied THEN 'recorded' ELSE 'ignored' END;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+-- fleet.contact_v1: polls without news, one per node; returns those whose rows disagree with the poll (unknown node, other
+-- boot, other version, an attempt that has something to learn from it): the caller passes these to fleet.report_v1 as polls.
+CREATE FUNCTION fleet.contact_v1(
+    p_node_ids uuid[], p_group_ids uuid[], p_versions text[], p_boot_ids text[], p_times timestamptz[],
+    p_awaited_every interval DEFAULT interval '15 min'
+) RETURNS SETOF uuid LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM 1 FROM fleet.nodes n WHERE n.node_id = ANY (p_node_ids) ORDER BY n.node_id FOR NO KEY UPDATE;
+    RETURN QUERY
+    WITH polls AS (
+        SELECT * FROM unnest(p_node_ids, p_group_ids, p_versions, p_boot_ids, p_times)
+               AS u(node_id, group_id, version, boot_id, at)
+    ), plain AS (
+        UPDATE fleet.nodes n
+           SET last_contact_at = greatest(n.last_contact_at, p.at), group_id = coalesce(p.group_id, n.group_id)
+          FROM polls p
+         WHERE n.node_id = p.node_id AND n.version = p.version AND n.boot_id = p.boot_id
+           AND NOT EXISTS (
+               SELECT 1 FROM fleet.attempts a
+                WHERE a.node_id = p.node_id AND a.closed_at IS NULL
+                  AND (a.boot_id <> p.boot_id
+                       OR (a.state IN ('staged', 'awaiting_reboot')
+                           AND (a.awaited_at IS NULL OR p.at >= a.awaited_at + p_awaited_every))))
+        RETURNING n.node_id
+    )
+    SELECT p.node_id FROM polls p WHERE p.node_id NOT IN (SELECT plain.node_id FROM plain);
+END
+$$;
+
+-- fleet.grant_v1: offers one rollout's changeset to nodes, as far as gates and paces allow; each grant with its event.
+--
+-- Check and act are one: the global gate is share-locked, then the changeset's gate and the group are locked, and only
+-- later statements count what is in flight (READ COMMITTED: they see what committed before the locks were had).
+-- Locks: global gate, changeset gate, group, rollout, nodes.
+CREATE FUNCTION fleet.grant_v1(
+    p_rollout_id uuid, p_policy_version bigint, p_node_ids uuid[], p_attempt_ids uuid[], p_tokens text[], p_event_ids uuid[],
+    p_versions text[], p_boot_ids text[], p_times timestamptz[], p_traceparents text[]
+) RETURNS TABLE (ordinal bigint, status text, attempt_id uuid, token text) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    gate_open boolean;
+    version_now bigint;
+    gate control.changeset_gates;
+    ro control.rollouts;
+    target text;
+    g control.groups;
+    room integer;
+    in_group integer;
+    refusal text;
+    max_attempts integer;
+    retry_after interval;
+BEGIN
+    SELECT open, policy_version INTO gate_open, version_now FROM control.global_gate FOR SHARE;
+    SELECT cg.* INTO gate FROM control.changeset_gates cg
+      JOIN control.rollouts o ON o.changeset_id = cg.changeset_id
+     WHERE o.rollout_id = p_rollout_id FOR NO KEY UPDATE OF cg;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT u.ord, 'rollout_unknown', NULL::uuid, NULL::text FROM unnest(p_node_ids) WITH ORDINALITY AS u(id, ord);
+        RETURN;
+    END IF;
+    SELECT gr.* INTO g FROM control.groups gr JOIN control.rollouts o ON o.group_id = gr.group_id
+     WHERE o.rollout_id = p_rollout_id FOR NO KEY UPDATE OF gr;
+    SELECT * INTO ro FROM control.rollouts WHERE rollout_id = p_rollout_id FOR SHARE;
+    -- The row as it is now that it is locked: the join above may have seen an older version of it.
+    SELECT * INTO gate FROM control.changeset_gates WHERE changeset_id = ro.changeset_id;
+
+    refusal := CASE
+        WHEN NOT gate_open THEN 'halted_everywhere'
+        WHEN gate.state <> 'open' THEN gate.state
+        WHEN gate.braked_reason IS NOT NULL THEN 'braked'
+        WHEN ro.state <> 'running' THEN 'rollout_' || ro.state
+        WHEN NOT g.updates_enabled THEN 'updates_disabled'
+        WHEN version_now <> p_policy_version THEN 'policy_changed'
+    END;
+    IF refusal IS NOT NULL THEN
+        RETURN QUERY SELECT u.ord, refusal, NULL::uuid, NULL::text FROM unnest(p_node_ids) WITH ORDINALITY AS u(id, ord);
+        RETURN;
+    END IF;
+
+    PERFORM 1 FROM fleet.nodes n WHERE n.node_id = ANY (p_node_ids) ORDER BY n.node_id FOR NO KEY UPDATE;
+    SELECT count(*) INTO room FROM fleet.attempts t WHERE t.changeset_id = ro.changeset_id AND t.closed_at IS NULL AND NOT t.parked;
+    SELECT count(*) INTO in_group FROM fleet.attempts t WHERE t.group_id = ro.group_id AND t.closed_at IS NULL AND NOT t.parked;
+    room := greatest(0, least(gate.pace - room, ro.pace - in_group));
+    max_attempts := coalesce((ro.policy ->> 'max_attempts')::integer, 5);
+    retry_after := make_interval(secs => coalesce((ro.policy ->> 'retry_after_s')::double precision, 3600));
+    SELECT version INTO target FROM control.changesets WHERE changeset_id = ro.changeset_id;
+
+    RETURN QUERY
+    WITH asked AS (
+        SELECT u.*, n.node_id IS NOT NULL AS known, n.cloned, n.application_id, n.machine_id, n.facts,
+               open_one.attempt_id AS open_attempt_id, open_one.token AS open_token, open_one.changeset_id AS open_changeset_id,
+               open_one.state AS open_state,
+               q.node_id IS NOT NULL AS is_quarantined,
+               (SELECT count(*) FROM fleet.attempts t WHERE t.node_id = u.node_id AND t.changeset_id = ro.changeset_id
+                   AND t.state = 'failed') AS failures,
+               (SELECT max(t.closed_at) FROM fleet.attempts t WHERE t.node_id = u.node_id AND t.changeset_id = ro.changeset_id
+                   AND t.state = 'failed') AS failed_at,
+               row_number() OVER (PARTITION BY u.node_id ORDER BY u.ord) AS occurrence
+          FROM unnest(p_node_ids, p_attempt_ids, p_tokens, p_event_ids, p_versions, p_boot_ids, p_times, p_traceparents)
+               WITH ORDINALITY AS u(node_id, attempt_id, token, event_id, version, boot_id, at, traceparent, ord)
+          LEFT JOIN fleet.nodes n ON n.node_id = u.node_id
+          LEFT JOIN fleet.attempts open_one ON open_one.node_id = u.node_id AND open_one.closed_at IS NULL
+          LEFT JOIN fleet.quarantine q ON q.node_id = u.node_id AND q.changeset_id = ro.changeset_id
+    ), judged AS (
+        SELECT asked.*, CASE
+            WHEN NOT known THEN 'node_unknown'
+            WHEN cloned THEN 'cloned'
+            WHEN is_quarantined THEN 'quarantined'
+            WHEN open_attempt_id IS NOT NULL AND open_changeset_id = ro.changeset_id AND open_state IN ('offered', 'downloading')
+                THEN 'repeated'
+            WHEN open_attempt_id IS NOT NULL THEN 'attempt_open'
+            WHEN failures >= max_attempts THEN 'attempts_spent'
+            WHEN failed_at > clock_timestamp() - retry_after * power(2, failures - 1) THEN 'retry_later'
+            WHEN occurrence > 1 THEN 'attempt_open'
+        END AS verdict
+          FROM asked
+    ), placed AS (
+        SELECT judged.*, CASE WHEN verdict IS NULL THEN row_number() OVER (PARTITION BY verdict IS NULL ORDER BY ord) END AS place
+          FROM judged
+    ), granted AS (
+        INSERT INTO fleet.attempts (attempt_id, token, node_id, application_id, changeset_id, rollout_id, group_id, arch,
+                                    from_version, to_version, state, boot_id, granted_at, changed_at)
+        SELECT attempt_id, token, node_id, application_id, ro.changeset_id, ro.rollout_id, ro.group_id, ro.arch,
+               version, target, 'offered', boot_id, at, at
+          FROM placed WHERE place <= room ORDER BY node_id
+        ON CONFLICT (node_id) WHERE closed_at IS NULL DO NOTHING
+        RETURNING attempt_id, node_id
+    ), remembered AS (
+        UPDATE fleet.nodes n SET last_attempt_id = granted.attempt_id FROM granted WHERE n.node_id = granted.node_id
+    ), told AS (
+        INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id, traceparent)
+        SELECT p.event_id, 'update.offered.v1', 'grant', 'nodes/' || p.node_id, p.node_id::text, p.at,
+               jsonb_strip_nulls(jsonb_build_object(
+                   'node_id', p.node_id, 'machine_id', p.machine_id, 'application_id', p.application_id,
+                   'attempt_id', p.attempt_id, 'rollout_id', ro.rollout_id, 'changeset_id', ro.changeset_id,
+                   'group_id', ro.group_id, 'arch', ro.arch, 'from_version', p.version, 'to_version', target,
+                   'version', p.version, 'boot_id', p.boot_id, 'state_after', 'offered', 'applied', true, 'source', 'grant',
+                   'facts', p.facts, 'site', p.facts ->> 'site')),
+               p.attempt_id::text, p.traceparent
+          FROM placed p JOIN granted USING (attempt_id)
+    )
+    SELECT p.ord,
+           CASE WHEN granted.attempt_id IS NOT NULL THEN 'granted'
+                WHEN p.verdict IS NOT NULL THEN p.verdict
+                WHEN p.place > room THEN 'pace'
+                ELSE 'attempt_open' END,
+           CASE WHEN p.verdict = 'repeated' THEN p.open_attempt_id ELSE granted.attempt_id END,
+           CASE WHEN p.verdict = 'repeated' THEN p.open_token WHEN granted.attempt_id IS NOT NULL THEN p.token END
+      FROM placed p LEFT JOIN granted ON granted.attempt_id = p.attempt_id
+     ORDER BY p.ord;
+END
+$$;
+
+-- fleet.close_v1: closes or parks open attempts by judgement (silence, no progress, parking), each with its event.
+-- p_kinds: 'presumed_lost', 'failed' or 'parked'. An attempt that has closed meanwhile is left alone.
+CREATE FUNCTION fleet.close_v1(
+    p_attempt_ids uuid[], p_kinds text[], p_reasons text[], p_event_ids uuid[], p_source text
+) RETURNS integer LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    closed integer;
+BEGIN
+    PERFORM 1 FROM fleet.attempts t WHERE t.attempt_id = ANY (p_attempt_ids) ORDER BY t.attempt_id FOR NO KEY UPDATE;
+    WITH wanted AS (
+        SELECT u.*, t.state AS state_before FROM unnest(p_attempt_ids, p_kinds, p_reasons, p_event_ids)
+               AS u(attempt_id, kind, why, event_id)
+          JOIN fleet.attempts t ON t.attempt_id = u.attempt_id AND t.closed_at IS NULL
+         WHERE u.kind <> 'parked' OR NOT t.parked
+    ), moved AS (
+        UPDATE fleet.attempts t
+           SET state = CASE WHEN w.kind = 'parked' THEN t.state ELSE w.kind END,
+               parked = w.kind = 'parked',
+               reason = w.why, changed_at = clock_timestamp(),
+               closed_at = CASE WHEN w.kind = 'parked' THEN NULL ELSE clock_timestamp() END
+          FROM wanted w WHERE t.attempt_id = w.attempt_id
+        RETURNING t.*, w.kind, w.why, w.event_id, w.state_before
+    )
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    SELECT m.event_id, 'update.' || m.kind || '.v1', p_source, 'nodes/' || m.node_id, m.node_id::text, clock_timestamp(),
+           jsonb_strip_nulls(jsonb_build_object(
+               'node_id', m.node_id, 'machine_id', n.machine_id, 'application_id', m.application_id,
+               'attempt_id', m.attempt_id, 'rollout_id', m.rollout_id, 'changeset_id', m.changeset_id, 'group_id', m.group_id,
+               'arch', m.arch, 'from_version', m.from_version, 'to_version', m.to_version, 'version', n.version,
+               'state_before', m.state_before, 'state_after', m.state, 'applied', true, 'reason', m.why, 'source', p_source)),
+           m.attempt_id::text
+      FROM moved m LEFT JOIN fleet.nodes n ON n.node_id = m.node_id
+     ORDER BY m.attempt_id;
+    GET DIAGNOSTICS closed = ROW_COUNT;
+    RETURN closed;
+END
+$$;
+
+-- fleet.recall_v1: takes back the offers of a changeset (or of one rollout of it) that no node has staged yet; what is staged
+-- will boot, and counts.
+CREATE FUNCTION fleet.recall_v1(p_changeset_id uuid, p_reason text, p_source text, p_rollout_id uuid DEFAULT NULL)
+RETURNS integer LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    recalled integer;
+BEGIN
+    PERFORM 1 FROM fleet.attempts t WHERE t.changeset_id = p_changeset_id AND t.closed_at IS NULL
+      ORDER BY t.attempt_id FOR NO KEY UPDATE;
+    WITH moved AS (
+        UPDATE fleet.attempts t SET state = 'recalled', reason = p_reason, changed_at = clock_timestamp(),
+               closed_at = clock_timestamp(), parked = false
+         WHERE t.changeset_id = p_changeset_id AND t.closed_at IS NULL AND t.state IN ('offered', 'downloading')
+           AND (p_rollout_id IS NULL OR t.rollout_id = p_rollout_id)
+        RETURNING t.*
+    )
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    SELECT gen_random_uuid(), 'update.recalled.v1', p_source, 'nodes/' || m.node_id, m.node_id::text, clock_timestamp(),
+           jsonb_strip_nulls(jsonb_build_object(
+               'node_id', m.node_id, 'machine_id', n.machine_id, 'application_id', m.application_id,
+               'attempt_id', m.attempt_id, 'rollout_id', m.rollout_id, 'changeset_id', m.changeset_id, 'group_id', m.group_id,
+               'arch', m.arch, 'from_version', m.from_version, 'to_version', m.to_version, 'version', n.version,
+               'state_after', 'recalled', 'applied', true, 'reason', p_reason, 'source', p_source)),
+           m.attempt_id::text
+      FROM moved m LEFT JOIN fleet.nodes n ON n.node_id = m.node_id
+     ORDER BY m.attempt_id;
+    GET DIAGNOSTICS recalled = ROW_COUNT;
+    RETURN recalled;
+END
+$$;
+
+-- control.halt_changeset_v1: no more of this changeset for anyone, latched; recalls what is not staged, halts its rollouts
+-- and pauses those of the same version's other archs until an operator looks. Returns false where it was halted already.
+CREATE FUNCTION control.halt_changeset_v1(
+    p_changeset_id uuid, p_reason text, p_by text, p_evidence jsonb, p_event_id uuid, p_source text
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    gate control.changeset_gates;
+    cs control.changesets;
+    sibling record;
+BEGIN
+    SELECT * INTO cs FROM control.changesets WHERE changeset_id = p_changeset_id;
+    -- Siblings too, in order: two archs that halt at once must not wait for each other.
+    PERFORM 1 FROM control.changeset_gates g JOIN control.changesets c USING (changeset_id)
+     WHERE c.application_id = cs.application_id AND c.version = cs.version
+     ORDER BY g.changeset_id FOR NO KEY UPDATE OF g;
+    SELECT * INTO gate FROM control.changeset_gates WHERE changeset_id = p_changeset_id;
+    IF NOT FOUND OR gate.state <> 'open' THEN
+        RETURN false;
+    END IF;
+    UPDATE control.changeset_gates SET state = 'halted', reason = p_reason, evidence = p_evidence, changed_at = clock_timestamp()
+     WHERE changeset_id = p_changeset_id;
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    VALUES (p_event_id, 'changeset.halted.v1', p_source, 'changesets/' || p_changeset_id, p_changeset_id::text, clock_timestamp(),
+            jsonb_strip_nulls(jsonb_build_object('changeset_id', p_changeset_id, 'version', cs.version, 'arch', cs.arch,
+                'reason', p_reason, 'evidence', p_evidence, 'by', p_by)), p_changeset_id::text);
+    PERFORM control.transition_rollout_v1(o.rollout_id, 'halted', p_reason, p_by, gen_random_uuid(), p_source)
+       FROM control.rollouts o WHERE o.changeset_id = p_changeset_id AND o.state IN ('created', 'running', 'paused')
+      ORDER BY o.rollout_id;
+    FOR sibling IN
+        SELECT o.rollout_id FROM control.rollouts o JOIN control.changesets c USING (changeset_id)
+         WHERE c.application_id = cs.application_id AND c.version = cs.version AND c.changeset_id <> p_changeset_id
+           AND o.state IN ('created', 'running') ORDER BY o.rollout_id
+    LOOP
+        PERFORM control.transition_rollout_v1(sibling.rollout_id, 'paused',
+            'the same version was halted on ' || cs.arch || ': ' || p_reason, p_by, gen_random_uuid(), p_source);
+    END LOOP;
+    PERFORM fleet.recall_v1(p_changeset_id, 'changeset halted', p_source);
+    PERFORM pg_notify('uneventful_gates', p_changeset_id::text);
+    RETURN true;
+END
+$$;
+
+-- control.resume_changeset_v1: an operator's word that a halted changeset may go on; the evidence starts anew, stricter.
+CREATE FUNCTION control.resume_changeset_v1(p_changeset_id uuid, p_reason text, p_by text, p_event_id uuid)
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    resumed control.changeset_gates;
+    initial integer;
+BEGIN
+    PERFORM 1 FROM control.changeset_gates WHERE changeset_id = p_changeset_id FOR NO KEY UPDATE;
+    SELECT max((parameters ->> 'hold_budget')::integer) INTO initial FROM control.rollouts
+     WHERE changeset_id = p_changeset_id AND state = 'halted';
+    UPDATE control.changeset_gates SET state = 'open', reason = p_reason, evidence = NULL, resumes = resumes + 1,
+           pace = least(coalesce(initial, pace), pace), changed_at = clock_timestamp()
+     WHERE changeset_id = p_changeset_id AND state = 'halted' RETURNING * INTO resumed;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    VALUES (p_event_id, 'changeset.resumed.v1', 'control', 'changesets/' || p_changeset_id, p_changeset_id::text, clock_timestamp(),
+            jsonb_build_object('changeset_id', p_changeset_id, 'by', p_by, 'reason', p_reason, 'resumes', resumed.resumes),
+            p_changeset_id::text);
+    PERFORM control.transition_rollout_v1(o.rollout_id, 'running', p_reason, p_by, gen_random_uuid(), 'control')
+       FROM control.rollouts o WHERE o.changeset_id = p_changeset_id AND o.state = 'halted' ORDER BY o.rollout_id;
+    PERFORM control.raise_policy_version_v1();
+    RETURN true;
+END
+$$;
+
+-- control.set_pace_v1: how many nodes may be in flight: of the changeset, and of each of its rollouts' groups.
+-- Takes the locks that grants take, so that no grant commits above a pace that was lowered.
+CREATE FUNCTION control.set_pace_v1(p_changeset_id uuid, p_pace integer, p_rollout_ids uuid[], p_paces integer[], p_braked_reason text)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM 1 FROM control.changeset_gates WHERE changeset_id = p_changeset_id FOR NO KEY UPDATE;
+    PERFORM 1 FROM control.rollouts WHERE rollout_id = ANY (p_rollout_ids) ORDER BY rollout_id FOR NO KEY UPDATE;
+    UPDATE control.changeset_gates SET pace = p_pace, braked_reason = p_braked_reason, changed_at = clock_timestamp()
+     WHERE changeset_id = p_changeset_id;
+    UPDATE control.rollouts o SET pace = u.pace
+      FROM unnest(p_rollout_ids, p_paces) AS u(rollout_id, pace) WHERE o.rollout_id = u.rollout_id AND o.pace <> u.pace;
+    PERFORM pg_notify('uneventful_gates', p_changeset_id::text);
+END
+$$;

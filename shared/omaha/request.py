@@ -1,0 +1,400 @@
+"""Reads Omaha v3 requests.
+
+Source: update_engine's ``omaha_request_action.cc`` (what is sent) and Omaha's "ServerProtocol V3" page (what an absent
+attribute means). One expat parser per request, forced to UTF-8; its handlers only note what was seen. Elements and
+attributes that are not known are ignored, namespace prefixes too.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+from xml.parsers import expat
+
+import msgspec
+
+from shared.errors import InvalidInput
+
+MAX_BODY_BYTES = 64 * 1024
+MAX_DEPTH = 8
+MAX_TAGS = 2048
+MAX_ATTRIBUTES = 64
+MAX_ATTRIBUTE_CHARS = 1024
+MAX_APPS = 16
+MAX_EVENTS_PER_APP = 16
+
+_MAX_INT = 2**31 - 1
+_MAX_CODE = 2**32 - 1
+_SMALL_BODY_BYTES = 4096
+_MAX_SHARED_NAMES = 128
+_USUAL_DECLARATION = b'<?xml version="1.0" encoding="UTF-8"?>'
+_ENCODINGS = frozenset({"utf-8", "us-ascii"})
+_ALIAS_OPENS = b'machinealias="'
+_ALIAS_CLOSES = b'" lang="'
+_AFTER_A_VALUE = frozenset({b"", b" ", b"\t", b"\r", b"\n", b"/", b">", b"?"})
+_ALIAS_HINT = (
+    " The value of machinealias holds a quotation mark that the client did not escape: remove the quotation marks"
+    " around MACHINE_ALIAS in /etc/flatcar/update.conf on that node, and restart update-engine."
+)
+
+
+class OmahaMalformed(InvalidInput):
+    """The body is not an Omaha v3 request; ``details`` holds line and column (from 1) where that is known."""
+
+    code = "omaha_malformed"
+    title = "Malformed Omaha request"
+
+
+class OmahaRefused(InvalidInput):
+    """The body asks for what is never read here (DOCTYPE, entities, other encodings) or is beyond a limit."""
+
+    code = "omaha_refused"
+    title = "Refused Omaha request"
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """An ``<event>``. ``errorcode`` is the unsigned 32-bit code with its flag bits; None when none was sent."""
+
+    eventtype: int
+    eventresult: int
+    errorcode: int | None = None
+    previousversion: str = ""
+
+
+class App(msgspec.Struct, frozen=True, gc=False):
+    """An ``<app>``. Texts are as sent, empty when absent; ``appid`` is to be echoed verbatim."""
+
+    appid: str
+    version: str = ""
+    track: str = ""
+    bootid: str = ""
+    oem: str = ""
+    oemversion: str = ""
+    alephversion: str = ""
+    machineid: str = ""
+    machinealias: str = ""
+    board: str = ""
+    delta_okay: bool = False
+    from_track: str = ""
+    hardware_class: str = ""
+    lang: str = ""
+    ping: bool = False
+    update_check: bool = False
+    target_version_prefix: str = ""
+    events: tuple[Event, ...] = ()
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """A ``<request>`` with its ``<os>`` and its applications, of which there is at least one."""
+
+    protocol: str
+    updater_version: str = ""
+    install_source: str = ""
+    is_machine: bool = False
+    os_platform: str = ""
+    os_version: str = ""
+    os_service_pack: str = ""
+    os_arch: str = ""
+    apps: tuple[App, ...] = ()
+
+
+class _SeenApp:
+    """What the handlers noted of one ``<app>``; attribute lists are expat's: name, value, name, value."""
+
+    __slots__ = ("attributes", "events", "ping", "update_check")
+
+    def __init__(self, attributes: list[str]) -> None:
+        self.attributes = attributes
+        self.ping = False
+        self.update_check: list[str] | None = None
+        self.events: list[list[str]] = []
+
+
+# The attributes as update_engine sends them, in its order: recognised as a whole, which is cheaper than by name.
+_REQUEST_NAMES = ["protocol", "version", "updaterversion", "installsource", "ismachine"]
+_OS_NAMES = ["version", "platform", "sp"]
+_APP_NAMES = [
+    "appid",
+    "version",
+    "track",
+    "bootid",
+    "oem",
+    "oemversion",
+    "alephversion",
+    "machineid",
+    "machinealias",
+    "lang",
+    "board",
+    "hardware_class",
+    "delta_okay",
+]
+_STEADY_EVENT = ["eventtype", "3", "eventresult", "2", "previousversion", ""]
+_STEADY_EVENTS = (Event(3, 2),)
+
+_shared_names: dict[str, str] = {}
+
+
+def parse_request(body: bytes) -> Request:
+    """Reads a request.
+
+    Raises:
+        OmahaMalformed: It is not well-formed, not an Omaha v3 request, or a number in it is none.
+        OmahaRefused: It has a DOCTYPE or an entity declaration, another encoding than UTF-8 or US-ASCII, or more of
+            something (bytes, depth, tags, attributes, characters, applications, events) than is read here.
+    """
+    size = len(body)
+    if size > MAX_BODY_BYTES:
+        raise OmahaRefused(f"the body has {size} bytes; at most {MAX_BODY_BYTES} are read")
+    # Below this size there is no room for so many tags.
+    if size > _SMALL_BODY_BYTES and body.count(b"<") > MAX_TAGS:
+        raise OmahaRefused(f"the body has more than {MAX_TAGS} tags")
+    # What expat saw, in order: (name, attributes) for a start tag, the name alone for an end tag.
+    seen: list[str | tuple[str, list[str]]] = []
+    note = seen.append
+
+    def start(name: str, attributes: list[str]) -> None:
+        note((name, attributes))
+
+    # The encoding is forced, so that no byte order mark or declaration can make expat read the bytes as another one.
+    parser = expat.ParserCreate("utf-8", None, _names_for(size))
+    parser.ordered_attributes = True
+    parser.StartElementHandler = start
+    parser.EndElementHandler = note
+    parser.StartDoctypeDeclHandler = _refuse_doctype
+    parser.EntityDeclHandler = _refuse_entity
+    parser.ExternalEntityRefHandler = _refuse_entity
+    if not body.startswith(_USUAL_DECLARATION):
+        parser.XmlDeclHandler = _check_declaration
+    try:
+        parser.Parse(body, True)  # noqa: FBT003  # pyexpat takes it by position only
+    except expat.ExpatError as error:
+        raise _not_well_formed(body, error) from None
+    return _request(*_sort_out(seen, long_values=size > MAX_ATTRIBUTE_CHARS))
+
+
+def _sort_out(
+    seen: list[str | tuple[str, list[str]]], *, long_values: bool
+) -> tuple[list[str], list[str], list[_SeenApp]]:
+    """The attributes of ``<request>`` and ``<os>``, and the applications; whatever is elsewhere is ignored.
+
+    Args:
+        seen: What expat saw.
+        long_values: Whether the body has room for values beyond the limit.
+    """
+    depth = 0
+    root: list[str] = []
+    os_attributes: list[str] = []
+    app: _SeenApp | None = None
+    apps: list[_SeenApp] = []
+    for tag in seen:
+        if tag.__class__ is str:
+            depth -= 1
+            continue
+        name, attributes = tag
+        depth += 1
+        if attributes:
+            if len(attributes) > 2 * MAX_ATTRIBUTES:
+                raise OmahaRefused(f"<{name[:40]}> has more than {MAX_ATTRIBUTES} attributes")
+            if long_values and max(map(len, attributes)) > MAX_ATTRIBUTE_CHARS:
+                raise OmahaRefused(f"<{name[:40]}> has an attribute of more than {MAX_ATTRIBUTE_CHARS} characters")
+        if ":" in name:
+            name = name.rpartition(":")[2]
+        if depth == 3:
+            if app is None:
+                continue
+            if name == "event":
+                if len(app.events) == MAX_EVENTS_PER_APP:
+                    raise OmahaRefused(f"an <app> has more than {MAX_EVENTS_PER_APP} events")
+                app.events.append(attributes)
+            elif name == "ping":
+                app.ping = True
+            elif name == "updatecheck":
+                app.update_check = attributes
+        elif depth == 2:
+            app = None
+            if name == "app":
+                if len(apps) == MAX_APPS:
+                    raise OmahaRefused(f"the request has more than {MAX_APPS} applications")
+                app = _SeenApp(attributes)
+                apps.append(app)
+            elif name == "os":
+                os_attributes = attributes
+        elif depth == 1:
+            if name != "request":
+                raise OmahaMalformed(f"the root element is <{name[:40]}>; an Omaha request begins with <request>")
+            root = attributes
+        elif depth > MAX_DEPTH:
+            raise OmahaRefused(f"elements are nested more than {MAX_DEPTH} deep")
+    return root, os_attributes, apps
+
+
+def _names_for(size: int) -> dict[str, str]:
+    """The dict in which expat interns names: shared, for speed, between small bodies; kept small, for they may lie."""
+    global _shared_names  # noqa: PLW0603  # a cache; emptying it loses nothing
+    if size > _SMALL_BODY_BYTES:
+        return {}
+    if len(_shared_names) > _MAX_SHARED_NAMES:
+        _shared_names = {}
+    return _shared_names
+
+
+def _refuse_doctype(*_about: object) -> NoReturn:
+    raise OmahaRefused("the body has a DOCTYPE; Omaha requests have none, and it is not read")
+
+
+def _refuse_entity(*_about: object) -> NoReturn:
+    raise OmahaRefused("the body declares or refers to an entity; only XML's own five are read")
+
+
+def _check_declaration(_version: str, encoding: str | None, _standalone: int) -> None:
+    if encoding is not None and encoding.lower() not in _ENCODINGS:
+        raise OmahaRefused(f"the body is declared as {encoding[:40]}; only UTF-8 and US-ASCII are read")
+
+
+def _not_well_formed(body: bytes, error: expat.ExpatError) -> OmahaMalformed:
+    line = error.lineno
+    column = error.offset + 1
+    hint = _ALIAS_HINT if _has_unescaped_alias(body) else ""
+    reason = expat.ErrorString(error.code)
+    return OmahaMalformed(
+        f"the body is not well-formed XML: {reason} at line {line}, column {column}.{hint}",
+        details={"line": line, "column": column},
+    )
+
+
+def _has_unescaped_alias(body: bytes) -> bool:
+    """Whether the first machine alias is written with its own quotation marks, as in ``machinealias=""a b""``.
+
+    Clients before the fix in update_engine escape with xmlEncodeEntitiesReentrant, which leaves quotation marks alone.
+    """
+    opens = body.find(_ALIAS_OPENS)
+    if opens < 0:
+        return False
+    begins = opens + len(_ALIAS_OPENS)
+    closes = body.find(_ALIAS_CLOSES, begins)
+    value = body[begins:closes]
+    if closes < 0 or b"<" in value:
+        # The next attribute is not update_engine's: only a value that opens twice is a sure sign.
+        return body[begins : begins + 1] == b'"' and body[begins + 1 : begins + 2] not in _AFTER_A_VALUE
+    return b'"' in value
+
+
+def _pairs(attributes: list[str]) -> dict[str, str]:
+    return dict(zip(attributes[::2], attributes[1::2], strict=True))
+
+
+def _request(root: list[str], os_attributes: list[str], seen: list[_SeenApp]) -> Request:
+    if root[::2] == _REQUEST_NAMES:
+        _, protocol, _, version, _, updater_version, _, install_source, _, is_machine = root
+    else:
+        get = _pairs(root).get
+        protocol = get("protocol", "")
+        version = get("version", "")
+        updater_version = get("updaterversion", "")
+        install_source = get("installsource", "")
+        is_machine = get("ismachine", "")
+    if protocol != "3.0" and protocol.partition(".")[0] != "3":
+        raise OmahaMalformed(f"the request speaks protocol {protocol[:40]!r}; this server speaks Omaha 3.0")
+    if not seen:
+        raise OmahaMalformed("the request names no <app>; there is nothing to answer")
+    if os_attributes[::2] == _OS_NAMES:
+        _, os_version, _, os_platform, _, os_service_pack = os_attributes
+        os_arch = ""
+    else:
+        get = _pairs(os_attributes).get
+        os_version = get("version", "")
+        os_platform = get("platform", "")
+        os_service_pack = get("sp", "")
+        os_arch = get("arch", "")
+    apps = (_app(seen[0]),) if len(seen) == 1 else tuple(map(_app, seen))
+    return Request(
+        protocol,
+        updater_version or version,
+        install_source,
+        is_machine in {"1", "true"},
+        os_platform,
+        os_version,
+        os_service_pack,
+        os_arch,
+        apps,
+    )
+
+
+def _app(seen: _SeenApp) -> App:
+    attributes = seen.attributes
+    from_track = ""
+    if attributes[::2] == _APP_NAMES:
+        (
+            appid,
+            version,
+            track,
+            bootid,
+            oem,
+            oemversion,
+            alephversion,
+            machineid,
+            machinealias,
+            lang,
+            board,
+            hardware_class,
+            delta_okay,
+        ) = attributes[1::2]
+    else:
+        get = _pairs(attributes).get
+        appid = get("appid", "")
+        version = get("version", "")
+        track = get("track", "")
+        bootid = get("bootid", "")
+        oem = get("oem", "")
+        oemversion = get("oemversion", "")
+        alephversion = get("alephversion", "")
+        machineid = get("machineid", "")
+        machinealias = get("machinealias", "")
+        lang = get("lang", "")
+        board = get("board", "")
+        hardware_class = get("hardware_class", "")
+        delta_okay = get("delta_okay", "")
+        from_track = get("from_track", "")
+    check = seen.update_check
+    events = seen.events
+    return App(
+        appid,
+        version,
+        track,
+        bootid,
+        oem,
+        oemversion,
+        alephversion,
+        machineid,
+        machinealias,
+        board,
+        delta_okay in {"true", "1"},
+        from_track,
+        hardware_class,
+        lang,
+        seen.ping,
+        check is not None,
+        _pairs(check).get("targetversionprefix", "") if check else "",
+        _STEADY_EVENTS if len(events) == 1 and events[0] == _STEADY_EVENT else tuple(map(_event, events)),
+    )
+
+
+def _event(attributes: list[str]) -> Event:
+    """An event; an absent type or result is 0, as in Omaha's protocol ("unknown", "error")."""
+    get = _pairs(attributes).get
+    code = get("errorcode")
+    return Event(
+        _integer("eventtype", get("eventtype", "0"), -_MAX_INT - 1, _MAX_INT),
+        _integer("eventresult", get("eventresult", "0"), -_MAX_INT - 1, _MAX_INT),
+        # A code with bit 31 set comes out of the client's "%d" as a negative number.
+        None if code is None else _integer("errorcode", code, -_MAX_INT - 1, _MAX_CODE) & _MAX_CODE,
+        get("previousversion", ""),
+    )
+
+
+def _integer(name: str, text: str, low: int, high: int) -> int:
+    digits = text.removeprefix("-")
+    if len(digits) <= 10 and digits.isascii() and digits.isdecimal():
+        value = int(text)
+        if low <= value <= high:
+            return value
+    raise OmahaMalformed(f"{name} is {text[:40]!r}; a whole number from {low} to {high} is asked for")

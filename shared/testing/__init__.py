@@ -1,0 +1,1 @@
+"""Twins, factories and fixtures that are part of the product."""
