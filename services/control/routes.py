@@ -384,54 +384,178 @@ async def verify_ledger(request: web.Request) -> web.Response:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One operation of the API, as openapi.yaml describes it."""
+    """One operation of the API, with what its description in openapi.yaml is made from.
+
+    Attributes:
+        summary: What it does, in one sentence.
+        body: What its JSON body must be; a body that may be left out is ``body_optional``.
+        query: What its query may hold.
+        answer: The schema of a good answer, by its name in the description; ``[X]`` is a page of X.
+        created: Whether it answers 201 where it made something, and 200 where the same was there.
+    """
 
     method: str
     path: str
     handler: Handler
+    summary: str
+    answer: str
+    body: type[requests.Request] | None = None
+    body_optional: bool = False
+    query: type[requests.Request] | None = None
+    created: bool = False
 
 
-def _route(method: str, path: str, handler: Handler) -> Route:
-    return Route(method, API + path, handler)
+def _get(path: str, handler: Handler, answer: str, summary: str, query: type[requests.Request] | None = None) -> Route:
+    return Route(method="GET", path=API + path, handler=handler, answer=answer, summary=summary, query=query)
+
+
+def _post(
+    path: str,
+    handler: Handler,
+    answer: str,
+    summary: str,
+    body: type[requests.Request],
+    *,
+    created: bool = False,
+    body_optional: bool = False,
+) -> Route:
+    return Route(
+        method="POST",
+        path=API + path,
+        handler=handler,
+        answer=answer,
+        summary=summary,
+        body=body,
+        body_optional=body_optional,
+        created=created,
+    )
 
 
 ROUTES: Final = (
-    _route("GET", "/server", server),
-    _route("GET", "/openapi.yaml", openapi),
-    _route("GET", "/halt", show_halt),
-    _route("POST", "/halt", halt_everything),
-    _route("POST", "/unhalt", unhalt_everything),
-    _route("GET", "/applications", list_applications),
-    _route("POST", "/applications", add_application),
-    _route("GET", "/applications/{reference}", show_application),
-    _route("GET", "/changesets", list_changesets),
-    _route("POST", "/changesets", add_changeset),
-    _route("GET", "/changesets/{id}", show_changeset),
-    _route("POST", "/changesets/{id}/payloads", add_payload),
-    _route("POST", "/changesets/{id}/publish", publish_changeset),
-    _route("POST", "/changesets/{id}/halt", halt_changeset),
-    _route("POST", "/changesets/{id}/resume", resume_changeset),
-    _route("GET", "/channels", list_channels),
-    _route("POST", "/channels", add_channel),
-    _route("GET", "/channels/{id}", show_channel),
-    _route("GET", "/channels/{id}/history", channel_history),
-    _route("POST", "/channels/{id}/promote", promote),
-    _route("GET", "/groups", list_groups),
-    _route("POST", "/groups", add_group),
-    _route("GET", "/groups/{id}", show_group),
-    _route("PATCH", "/groups/{id}", change_group),
-    _route("GET", "/rollouts", list_rollouts),
-    _route("GET", "/rollouts/{id}", show_rollout),
-    _route("POST", "/rollouts/{id}/pause", _move(requests.RolloutState.PAUSED)),
-    _route("POST", "/rollouts/{id}/halt", _move(requests.RolloutState.HALTED)),
-    _route("POST", "/rollouts/{id}/resume", _move(requests.RolloutState.RUNNING)),
-    _route("POST", "/rollouts/{id}/abort", _move(requests.RolloutState.ABORTED)),
-    _route("GET", "/nodes", list_nodes),
-    _route("GET", "/nodes/{id}", show_node),
-    _route("POST", "/nodes/{id}/quarantine/lift", lift_quarantine),
-    _route("GET", "/events", list_events),
-    _route("GET", "/events/{seq}", show_event),
-    _route("GET", "/ledger/verify", verify_ledger),
+    _get("/server", server, "Server", "What this server is, where payloads are uploaded to, and who asks."),
+    _get("/openapi.yaml", openapi, "Description", "This description; no token is asked for."),
+    _get("/halt", show_halt, "GlobalGate", "Whether everything is halted."),
+    _post("/halt", halt_everything, "GlobalGate", "Halt everything: no node is offered anything.", requests.Because),
+    _post("/unhalt", unhalt_everything, "GlobalGate", "Let everything go on.", requests.Because),
+    _get("/applications", list_applications, "[Application]", "Applications.", requests.ApplicationsQuery),
+    _post(
+        "/applications",
+        add_application,
+        "Application",
+        "Add an application.",
+        requests.NewApplication,
+        created=True,
+    ),
+    _get("/applications/{reference}", show_application, "Application", "One application, by name, id or omaha id."),
+    _get("/changesets", list_changesets, "[Changeset]", "Changesets, the newest first.", requests.ChangesetsQuery),
+    _post("/changesets", add_changeset, "Changeset", "Add a draft.", requests.NewChangeset, created=True),
+    _get("/changesets/{id}", show_changeset, "Changeset", "One changeset with its gate and its payloads."),
+    _post(
+        "/changesets/{id}/payloads",
+        add_payload,
+        "Changeset",
+        "Add a payload to a draft; its bytes go to the distribution, PUT /payloads/<sha256>.",
+        requests.NewPayload,
+        created=True,
+    ),
+    _post(
+        "/changesets/{id}/publish",
+        publish_changeset,
+        "Changeset",
+        "Make a changeset immutable and fit to be promoted; it needs exactly one main payload, at position 0.",
+        requests.Publication,
+        body_optional=True,
+    ),
+    _post(
+        "/changesets/{id}/halt",
+        halt_changeset,
+        "Changeset",
+        "No more of this changeset for anyone, until it is resumed.",
+        requests.Because,
+    ),
+    _post(
+        "/changesets/{id}/resume",
+        resume_changeset,
+        "Changeset",
+        "Let a halted changeset go on; its evidence starts anew, stricter.",
+        requests.Because,
+    ),
+    _get("/channels", list_channels, "[Channel]", "Channels.", requests.ChannelsQuery),
+    _post("/channels", add_channel, "Channel", "Add a channel.", requests.NewChannel, created=True),
+    _get("/channels/{id}", show_channel, "Channel", "One channel."),
+    _get(
+        "/channels/{id}/history",
+        channel_history,
+        "[ChannelPromotion]",
+        "What a channel pointed to, the newest first.",
+        requests.HistoryQuery,
+    ),
+    _post(
+        "/channels/{id}/promote",
+        promote,
+        "PromotionResult",
+        "Point a channel to a changeset and start a rollout in every group that follows it.",
+        requests.Promotion,
+    ),
+    _get("/groups", list_groups, "[Group]", "Groups.", requests.GroupsQuery),
+    _post("/groups", add_group, "Group", "Add a group; its rollout starts at once.", requests.NewGroup, created=True),
+    _get("/groups/{id}", show_group, "Group", "One group with the policy of its next rollout."),
+    Route(
+        method="PATCH",
+        path=f"{API}/groups/{{id}}",
+        handler=change_group,
+        answer="Group",
+        summary="Change a group; a rollout that runs keeps the policy that it was started with.",
+        body=requests.GroupPatch,
+    ),
+    _get("/rollouts", list_rollouts, "[RolloutListed]", "Rollouts, the newest first.", requests.RolloutsQuery),
+    _get("/rollouts/{id}", show_rollout, "Rollout", "One rollout: counts, paces, evidence, and why nothing happens."),
+    _post(
+        "/rollouts/{id}/pause",
+        _move(requests.RolloutState.PAUSED),
+        "Rollout",
+        "Offer no more until it is resumed.",
+        requests.Because,
+    ),
+    _post(
+        "/rollouts/{id}/halt",
+        _move(requests.RolloutState.HALTED),
+        "Rollout",
+        "Offer no more, as something is wrong; the changeset goes on elsewhere.",
+        requests.Because,
+    ),
+    _post(
+        "/rollouts/{id}/resume",
+        _move(requests.RolloutState.RUNNING),
+        "Rollout",
+        "Let a paused, halted or braked rollout go on.",
+        requests.Because,
+    ),
+    _post(
+        "/rollouts/{id}/abort",
+        _move(requests.RolloutState.ABORTED),
+        "Rollout",
+        "End a rollout for good.",
+        requests.Because,
+    ),
+    _get("/nodes", list_nodes, "[NodeListed]", "Nodes.", requests.NodesQuery),
+    _get("/nodes/{id}", show_node, "Node", "One node with its facts, attempts and quarantines."),
+    _post(
+        "/nodes/{id}/quarantine/lift",
+        lift_quarantine,
+        "Node",
+        "Let a changeset be offered to a node again.",
+        requests.Lift,
+    ),
+    _get(
+        "/events",
+        list_events,
+        "Events",
+        "Ledger events by seq, as a page or, with Accept: application/x-ndjson, one per line.",
+        requests.EventsQuery,
+    ),
+    _get("/events/{seq}", show_event, "Event", "The event at a place of the ledger, as the hash chain covers it."),
+    _get("/ledger/verify", verify_ledger, "Verification", "Verify the hash chain.", requests.VerifyQuery),
 )

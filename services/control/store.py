@@ -457,11 +457,11 @@ class Store:
         """
         arch = channel["arch"]
         last = await connection.fetchrow(QUERIES["last_rollout"], group["group_id"], arch)
-        same = last is not None and last["changeset_id"] == changeset["changeset_id"]
-        active = last is not None and last["state"] in ACTIVE
-        if same and (active or (last["state"] == "completed" and not again)):
+        last_state = None if last is None else last["state"]
+        kept = ACTIVE if again else ACTIVE | {"completed"}
+        if last is not None and last["changeset_id"] == changeset["changeset_id"] and last_state in kept:
             return None
-        if active:
+        if last is not None and last_state in ACTIVE:
             await self._move(connection, last["rollout_id"], "superseded", f"by {changeset['version']}", by)
         policy = publishing.read_policy(group["policy"])
         fleet_size = await connection.fetchval(QUERIES["fleet_size"], group["application_id"], arch)

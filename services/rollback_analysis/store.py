@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import msgspec
@@ -28,7 +28,7 @@ BY = "rollback_analysis"
 VERDICT_IDS = uuid.UUID("5d7a0f6c-5e62-5f0e-9f5b-6f1a3c9d2b47")
 """Namespace of the ids of events that verdicts cause: from seq and ordinal, so that writing one twice is seen."""
 
-Connection = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
+Connection: TypeAlias = "asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
 
 
 async def lead(connection: Connection) -> bool:

@@ -301,7 +301,7 @@ def _read_document(body: bytes) -> CheckOutcome:
         return CheckFailed(code=ErrorCode.OMAHA_EMPTY_RESPONSE)
     try:
         found = _gather(body)
-    except expat.ExpatError:
+    except (expat.ExpatError, LookupError, ValueError):  # the latter two: an encoding that nobody knows
         return CheckFailed(code=ErrorCode.OMAHA_XML_PARSE)
     if found.updatecheck is None:
         return CheckFailed(code=ErrorCode.OMAHA_RESPONSE_INVALID)

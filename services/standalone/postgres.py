@@ -36,7 +36,6 @@ from services.standalone.processes import (
 _OLDEST_MAJOR = 15
 _READY_POLL_SECONDS = 0.03
 _SHARED_PROGRAMS = Path("/var/lib/uneventful/programs")
-_STOP_GRACE_SECONDS = 7.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +152,8 @@ class PostgresServer:
         user: The superuser that owns the cluster.
         binaries: A ``bin`` directory to use instead of what :func:`find_postgres` finds.
         start_timeout_s: How long a start may take; recovery after a crash is part of it.
+        stop_timeout_s: How long a stop may take before SIGKILL.
+        log: Where the server's output goes, instead of ``data_dir``/``postgres.log``.
     """
 
     def __init__(
@@ -164,15 +165,18 @@ class PostgresServer:
         user: str = "uneventful",
         binaries: Path | None = None,
         start_timeout_s: float = 60.0,
+        stop_timeout_s: float = 7.0,
+        log: Path | None = None,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.port = port
-        self.log = self.data_dir / "postgres.log"
+        self.log = self.data_dir / "postgres.log" if log is None else log.absolute()
         self._cluster = self.data_dir / "pgdata"
         self._durable = durable
         self._user = user
         self._explicit = binaries
         self._start_timeout_s = start_timeout_s
+        self._stop_timeout_s = stop_timeout_s
         self._process: LeashedProcess | None = None
         self._password = ""
         self._binaries: PostgresBinaries | None = None
@@ -237,7 +241,7 @@ class PostgresServer:
             cwd=Path("/"),
             directory=directory,
             stop_signal="INT",  # fast shutdown: ends the sessions, writes a checkpoint
-            grace_seconds=_STOP_GRACE_SECONDS,
+            grace_seconds=self._stop_timeout_s,
         )
         try:
             await self._wait_until_ready(self._process)

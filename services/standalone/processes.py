@@ -182,9 +182,14 @@ class LeashedProcess:
             env=dict(environ),
             start_new_session=True,
         )
-        if leash.stdout is None:
+        if leash.stdin is None or leash.stdout is None:
             raise AssertionError
-        said = (await leash.stdout.readline()).decode().strip()
+        try:
+            said = (await leash.stdout.readline()).decode().strip()
+        except BaseException:
+            leash.stdin.close()
+            await leash.wait()
+            raise
         word, _, rest = said.partition(" ")
         if word != "pid":
             await leash.wait()

@@ -30,7 +30,6 @@ from services.standalone.processes import (
 
 _OLDEST_VERSION = (3, 10)
 _READY_POLL_SECONDS = 0.1
-_STOP_GRACE_SECONDS = 7.0
 _HOMES = ("/usr/lib/rabbitmq/lib", "/opt/rabbitmq", "/usr/local/lib/rabbitmq", "/opt/homebrew/opt/rabbitmq")
 
 # epmd goes first and ends last: started by the node itself it would stay behind as a daemon. setpriv ties it to this
@@ -113,6 +112,8 @@ class RabbitNode:
         epmd_port: For the node's own port mapper.
         home: A ``rabbitmq_server-*`` directory to use instead of what :func:`find_rabbitmq` finds.
         start_timeout_s: How long a start may take; about 5 s on an idle machine.
+        stop_timeout_s: How long a stop may take before SIGKILL.
+        log: Where the node's output goes, instead of ``data_dir``/``rabbitmq.log``.
     """
 
     def __init__(
@@ -124,14 +125,17 @@ class RabbitNode:
         epmd_port: int,
         home: Path | None = None,
         start_timeout_s: float = 120.0,
+        stop_timeout_s: float = 7.0,
+        log: Path | None = None,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.amqp_port = amqp_port
         self.dist_port = dist_port
         self.epmd_port = epmd_port
-        self.log = self.data_dir / "rabbitmq.log"
+        self.log = self.data_dir / "rabbitmq.log" if log is None else log.absolute()
         self._home = home
         self._start_timeout_s = start_timeout_s
+        self._stop_timeout_s = stop_timeout_s
         self._process: LeashedProcess | None = None
         self._program: RabbitProgram | None = None
         self._user = ""
@@ -193,7 +197,7 @@ class RabbitNode:
             environ=self._environment(node_dir),
             account=account,
             cwd=node_dir if can_reach(node_dir, account) else Path("/"),
-            grace_seconds=_STOP_GRACE_SECONDS,
+            grace_seconds=self._stop_timeout_s,
         )
         try:
             await self._wait_until_ready(self._process)

@@ -9,9 +9,10 @@ import orjson
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 
 from shared.bus.interface import Delivery
-from shared.bus.rabbitmq import BROKER_ERRORS, RabbitBus, RabbitSubscription
-from shared.db.pool import TRANSIENT_ERRORS
+from shared.bus.rabbitmq import RabbitBus, RabbitSubscription
+from shared.db.pool import is_transient
 from shared.db.queries import Queries
+from shared.errors import Unavailable
 from shared.ledger.store import Connection
 
 QUERIES = Queries.load("shared.bus")
@@ -36,8 +37,6 @@ async def bury(connection: Connection, queue: str, delivery: Delivery, reason: s
 class DeadLetterCopier(RabbitSubscription):
     """Consumes ``<namespace>.dead``; a letter is acknowledged after its copy is committed."""
 
-    retried = (*BROKER_ERRORS, *TRANSIENT_ERRORS)
-
     def __init__(self, bus: RabbitBus, pool: asyncpg.Pool[Any]) -> None:
         self._pool = pool
         super().__init__(bus, "dead letters", 20)
@@ -47,7 +46,7 @@ class DeadLetterCopier(RabbitSubscription):
         return await self._bus.topology.declare_dead(channel)
 
     async def handle(self, message: AbstractIncomingMessage) -> None:
-        """Copy one letter. What Postgres refuses raises, which closes the channel and begins again later."""
+        """Copy one letter. While Postgres is away it stays where it is: the channel closes and begins again."""
         deaths = message.headers.get("x-death")
         death: dict[str, Any] = deaths[0] if isinstance(deaths, list) and deaths else {}  # type: ignore[assignment]
         counted = message.headers.get("x-delivery-count")
@@ -58,6 +57,11 @@ class DeadLetterCopier(RabbitSubscription):
             raw=message.body,
             deliveries=counted if isinstance(counted, int) else 0,
         )
-        async with self._pool.acquire() as connection:
-            await bury(connection, queue, letter, str(death.get("reason", "unknown")), dict(message.headers))
+        try:
+            async with self._pool.acquire() as connection:
+                await bury(connection, queue, letter, str(death.get("reason", "unknown")), dict(message.headers))
+        except Exception as fault:
+            if not is_transient(fault):
+                raise
+            raise Unavailable(f"a dead letter cannot be copied now: {fault!r}", retry_after_s=1.0) from fault
         await message.ack()

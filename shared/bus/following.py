@@ -15,7 +15,7 @@ from shared.bus.dead_letters import QUERIES, bury
 from shared.bus.interface import DELIVERY_LIMIT, PREFETCH, WAKEUP_LENGTH, Callback, Delivery, Handler
 from shared.bus.lifetime import check_alive, say_how_it_ended, until_active
 from shared.bus.topology import check_subscription, check_work_queue
-from shared.db.pool import TRANSIENT_ERRORS
+from shared.db.pool import is_transient
 from shared.errors import Conflict
 from shared.events.patterns import to_regex
 from shared.ledger import LedgerEntry, LedgerSignal, advance, checkpoint, head, read
@@ -63,7 +63,9 @@ class FollowingSubscription:
                     began = True
                     self._active.set()
                 more = await self.step()
-            except TRANSIENT_ERRORS as fault:
+            except Exception as fault:
+                if not is_transient(fault):
+                    raise
                 _log.warning("the ledger cannot be followed, trying again", queue=self._name, error=repr(fault))
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -131,9 +133,7 @@ class _WorkFollowing(FollowingSubscription):
             until, _, _ = await head(connection)
             if until == position:
                 return False
-            entries = await read(
-                connection, after=position, until=until, limit=self._prefetch, types=self._types
-            )
+            entries = await read(connection, after=position, until=until, limit=self._prefetch, types=self._types)
         reached = until if len(entries) < self._prefetch else entries[-1].seq
         try:
             for entry in entries:

@@ -66,15 +66,17 @@ def frames(message: Message, *, channel: int, exchange: str, frame_max: int) -> 
 
     The CloudEvents attributes that consumers route on are mirrored in headers named ``cloudEvents_*``.
     """
-    headers = b"".join((
-        _SPEC_VERSION,
-        _header("cloudEvents_id", str(message.event_id)),
-        _header("cloudEvents_type", message.type),
-        _header("cloudEvents_subject", message.subject),
-        _header("cloudEvents_partitionkey", message.partition_key),
-        _header("cloudEvents_sequence", f"{message.seq:020d}"),
-        b"" if message.correlation_id is None else _header("cloudEvents_correlationid", message.correlation_id),
-    ))
+    headers = b"".join(
+        (
+            _SPEC_VERSION,
+            _header("cloudEvents_id", str(message.event_id)),
+            _header("cloudEvents_type", message.type),
+            _header("cloudEvents_subject", message.subject),
+            _header("cloudEvents_partitionkey", message.partition_key),
+            _header("cloudEvents_sequence", f"{message.seq:020d}"),
+            b"" if message.correlation_id is None else _header("cloudEvents_correlationid", message.correlation_id),
+        )
+    )
     properties = b"%b%b%b%b%b%b" % (
         _CONTENT_TYPE,
         struct.pack(">I", len(headers)),

@@ -35,6 +35,7 @@ _log = structlog.stdlib.get_logger(__name__)
 _failures = counter("uneventful_bus_handler_failures", "Deliveries that a handler refused.", ("queue",))
 _losses = counter("uneventful_bus_connection_losses", "Times a subscription lost its channel.")
 
+
 async def open_connection(url: str, name: str) -> AbstractConnection:
     """Connect once.
 
@@ -80,10 +81,9 @@ async def relay_publisher(url: str, topology: Topology) -> AsyncIterator[Pipelin
 class RabbitSubscription:
     """A subscription: a channel, a consumer on it, and the loop that begins again when either ends."""
 
-    retried: tuple[type[Exception], ...] = BROKER_ERRORS
-
     def __init__(self, bus: RabbitBus, name: str, prefetch: int) -> None:
         self._bus = bus
+        bus.remember(self)
         self._name = name
         self._prefetch = prefetch
         self._active = asyncio.Event()
@@ -109,7 +109,7 @@ class RabbitSubscription:
                 try:
                     await self._consume_until_lost(stopped)
                     attempt = 0
-                except self.retried as fault:
+                except BROKER_ERRORS as fault:
                     if attempt == 0:
                         _log.warning("no channel to the broker, trying again", queue=self._name, error=repr(fault))
                     attempt += 1
@@ -167,7 +167,7 @@ class RabbitSubscription:
 
     async def _end(self, worker: asyncio.Task[None]) -> None:
         worker.cancel()
-        with suppress(asyncio.CancelledError, *self.retried):
+        with suppress(asyncio.CancelledError, *BROKER_ERRORS):
             await worker
 
     async def _work(self, waiting: asyncio.Queue[AbstractIncomingMessage]) -> None:
@@ -178,7 +178,7 @@ class RabbitSubscription:
             try:
                 await asyncio.shield(handling)
             except asyncio.CancelledError:
-                with suppress(*self.retried):
+                with suppress(*BROKER_ERRORS):
                     await handling
                 raise
 
@@ -282,9 +282,7 @@ class RabbitBus:
 
     def subscribe(self, types: Sequence[str], callback: Callback) -> RabbitSubscription:
         """News; see ``Wakeups.subscribe``."""
-        subscription = _WakeupSubscription(self, check_subscription(types), callback)
-        self._subscriptions.add(subscription)
-        return subscription
+        return _WakeupSubscription(self, check_subscription(types), callback)
 
     def consume(
         self,
@@ -297,9 +295,11 @@ class RabbitBus:
     ) -> RabbitSubscription:
         """Work; see ``WorkQueues.consume``."""
         check_work_queue(queue, prefetch, delivery_limit)
-        subscription = _WorkSubscription(self, queue, check_subscription(types), handler, prefetch, delivery_limit)
+        return _WorkSubscription(self, queue, check_subscription(types), handler, prefetch, delivery_limit)
+
+    def remember(self, subscription: RabbitSubscription) -> None:
+        """Keep a subscription until it is closed."""
         self._subscriptions.add(subscription)
-        return subscription
 
     def forget(self, subscription: RabbitSubscription) -> None:
         """Drop a closed subscription."""

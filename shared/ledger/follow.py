@@ -11,7 +11,7 @@ import asyncpg
 import structlog
 
 from shared.clock import Clock, SystemClock
-from shared.db.pool import TRANSIENT_ERRORS
+from shared.db.pool import is_transient
 from shared.ledger.entry import LedgerEntry
 from shared.ledger.store import MAX_SEQ, head, read
 
@@ -78,9 +78,7 @@ class LedgerFollower:
         """Read the next batch and move ``position``; empty when there is nothing new."""
         async with self._pool.acquire() as connection:
             until = MAX_SEQ if self._types is None else (await head(connection))[0]
-            entries = await read(
-                connection, after=self.position, until=until, limit=self._batch, types=self._types
-            )
+            entries = await read(connection, after=self.position, until=until, limit=self._batch, types=self._types)
         if len(entries) == self._batch or self._types is None:
             self.position = entries[-1].seq if entries else self.position
         else:
@@ -93,8 +91,8 @@ class LedgerFollower:
         while True:
             try:
                 return await self.look()
-            except TRANSIENT_ERRORS as fault:
-                if self._clock.monotonic() - began > self._outage_s:
+            except Exception as fault:
+                if not is_transient(fault) or self._clock.monotonic() - began > self._outage_s:
                     raise
                 if attempt == 0:
                     _log.warning("the ledger cannot be read, trying again", error=repr(fault), position=self.position)
@@ -149,7 +147,9 @@ class LedgerSignal:
         while True:
             try:
                 await self._listen_once()
-            except TRANSIENT_ERRORS as fault:
+            except Exception as fault:
+                if not is_transient(fault):
+                    raise
                 _log.info("no notifications from the ledger for now", error=repr(fault))
                 await asyncio.sleep(RETRY_S[-1])
 

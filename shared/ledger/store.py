@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 
@@ -14,7 +14,7 @@ from shared.events import NewEvent, encode_data
 from shared.events.patterns import to_regex
 from shared.ledger.entry import LedgerEntry, entry_from_row
 
-Connection = asyncpg.Connection[Any] | asyncpg.pool.PoolConnectionProxy[Any]
+Connection: TypeAlias = "asyncpg.Connection[Any] | asyncpg.pool.PoolConnectionProxy[Any]"
 
 MAX_APPEND = 10_000
 MAX_READ = 10_000

@@ -43,6 +43,11 @@ class _WithoutHostileTracebacks(logging.Filter):
         return True
 
 
+def _console() -> structlog.dev.ConsoleRenderer:
+    # Plain tracebacks: the pretty ones show local variables, and so secrets.
+    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+
+
 def configure_logging(service: str, level: LogLevel) -> None:
     """Set up logging for the whole process; call it once, before the first log entry.
 
@@ -70,7 +75,7 @@ def configure_logging(service: str, level: LogLevel) -> None:
     structlog.configure(
         processors=[
             *first,
-            structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer(serializer=dump_line),
+            _console() if pretty else structlog.processors.JSONRenderer(serializer=dump_line),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.PrintLoggerFactory() if pretty else structlog.BytesLoggerFactory(),
@@ -83,9 +88,7 @@ def _configure_standard_library(first: list[Any], level: LogLevel, *, pretty: bo
     def dump_text(value: object, **_: object) -> str:
         return dump_line(value).decode()
 
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer(serializer=dump_text)
-    )
+    renderer: Any = _console() if pretty else structlog.processors.JSONRenderer(serializer=dump_text)
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(_WithoutHostileTracebacks())
     handler.setFormatter(

@@ -1,7 +1,8 @@
 """Reads Omaha v3 requests.
 
 Source: update_engine's ``omaha_request_action.cc`` (what is sent) and Omaha's "ServerProtocol V3" page (what an absent
-attribute means). One expat parser per request, forced to UTF-8; its handlers only note what was seen. Elements and
+attribute means). One expat parser per request, forced to UTF-8; its handlers only note what they see, and the
+rules are applied to the notes. Elements and
 attributes that are not known are ignored, namespace prefixes too.
 """
 
@@ -27,6 +28,7 @@ _MAX_CODE = 2**32 - 1
 _SMALL_BODY_BYTES = 4096
 _MAX_SHARED_NAMES = 128
 _USUAL_DECLARATION = b'<?xml version="1.0" encoding="UTF-8"?>'
+_TRUE = frozenset({"1", "true"})
 _ENCODINGS = frozenset({"utf-8", "us-ascii"})
 _ALIAS_OPENS = b'machinealias="'
 _ALIAS_CLOSES = b'" lang="'
@@ -97,19 +99,9 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     apps: tuple[App, ...] = ()
 
 
-class _SeenApp:
-    """What the handlers noted of one ``<app>``; attribute lists are expat's: name, value, name, value."""
-
-    __slots__ = ("attributes", "events", "ping", "update_check")
-
-    def __init__(self, attributes: list[str]) -> None:
-        self.attributes = attributes
-        self.ping = False
-        self.update_check: list[str] | None = None
-        self.events: list[list[str]] = []
-
-
-# The attributes as update_engine sends them, in its order: recognised as a whole, which is cheaper than by name.
+# An update check exactly as update_engine writes it: recognised as a whole, which is cheaper than name by name. Tags in
+# order, an end tag being empty, then the attributes of each element.
+_CHECK_TAGS = ["request", "os", "", "app", "ping", "", "updatecheck", "", "event", "", "", ""]
 _REQUEST_NAMES = ["protocol", "version", "updaterversion", "installsource", "ismachine"]
 _OS_NAMES = ["version", "platform", "sp"]
 _APP_NAMES = [
@@ -130,7 +122,8 @@ _APP_NAMES = [
 _STEADY_EVENT = ["eventtype", "3", "eventresult", "2", "previousversion", ""]
 _STEADY_EVENTS = (Event(3, 2),)
 
-_shared_names: dict[str, str] = {}
+_KNOWN_NAMES = {name: name for name in (*_CHECK_TAGS, *_REQUEST_NAMES, *_OS_NAMES, *_APP_NAMES, *_STEADY_EVENT[::2])}
+_shared_names = dict(_KNOWN_NAMES)
 
 
 def parse_request(body: bytes) -> Request:
@@ -147,18 +140,23 @@ def parse_request(body: bytes) -> Request:
     # Below this size there is no room for so many tags.
     if size > _SMALL_BODY_BYTES and body.count(b"<") > MAX_TAGS:
         raise OmahaRefused(f"the body has more than {MAX_TAGS} tags")
-    # What expat saw, in order: (name, attributes) for a start tag, the name alone for an end tag.
-    seen: list[str | tuple[str, list[str]]] = []
-    note = seen.append
+    tags: list[str] = []
+    attributes: list[list[str]] = []
+    note = tags.append
+    keep = attributes.append
 
-    def start(name: str, attributes: list[str]) -> None:
-        note((name, attributes))
+    def start(name: str, pairs: list[str]) -> None:
+        note(name)
+        keep(pairs)
+
+    def end(_name: str) -> None:
+        note("")
 
     # The encoding is forced, so that no byte order mark or declaration can make expat read the bytes as another one.
     parser = expat.ParserCreate("utf-8", None, _names_for(size))
     parser.ordered_attributes = True
     parser.StartElementHandler = start
-    parser.EndElementHandler = note
+    parser.EndElementHandler = end
     parser.StartDoctypeDeclHandler = _refuse_doctype
     parser.EntityDeclHandler = _refuse_entity
     parser.ExternalEntityRefHandler = _refuse_entity
@@ -168,63 +166,11 @@ def parse_request(body: bytes) -> Request:
         parser.Parse(body, True)  # noqa: FBT003  # pyexpat takes it by position only
     except expat.ExpatError as error:
         raise _not_well_formed(body, error) from None
-    return _request(*_sort_out(seen, long_values=size > MAX_ATTRIBUTE_CHARS))
-
-
-def _sort_out(
-    seen: list[str | tuple[str, list[str]]], *, long_values: bool
-) -> tuple[list[str], list[str], list[_SeenApp]]:
-    """The attributes of ``<request>`` and ``<os>``, and the applications; whatever is elsewhere is ignored.
-
-    Args:
-        seen: What expat saw.
-        long_values: Whether the body has room for values beyond the limit.
-    """
-    depth = 0
-    root: list[str] = []
-    os_attributes: list[str] = []
-    app: _SeenApp | None = None
-    apps: list[_SeenApp] = []
-    for tag in seen:
-        if tag.__class__ is str:
-            depth -= 1
-            continue
-        name, attributes = tag
-        depth += 1
-        if attributes:
-            if len(attributes) > 2 * MAX_ATTRIBUTES:
-                raise OmahaRefused(f"<{name[:40]}> has more than {MAX_ATTRIBUTES} attributes")
-            if long_values and max(map(len, attributes)) > MAX_ATTRIBUTE_CHARS:
-                raise OmahaRefused(f"<{name[:40]}> has an attribute of more than {MAX_ATTRIBUTE_CHARS} characters")
-        if ":" in name:
-            name = name.rpartition(":")[2]
-        if depth == 3:
-            if app is None:
-                continue
-            if name == "event":
-                if len(app.events) == MAX_EVENTS_PER_APP:
-                    raise OmahaRefused(f"an <app> has more than {MAX_EVENTS_PER_APP} events")
-                app.events.append(attributes)
-            elif name == "ping":
-                app.ping = True
-            elif name == "updatecheck":
-                app.update_check = attributes
-        elif depth == 2:
-            app = None
-            if name == "app":
-                if len(apps) == MAX_APPS:
-                    raise OmahaRefused(f"the request has more than {MAX_APPS} applications")
-                app = _SeenApp(attributes)
-                apps.append(app)
-            elif name == "os":
-                os_attributes = attributes
-        elif depth == 1:
-            if name != "request":
-                raise OmahaMalformed(f"the root element is <{name[:40]}>; an Omaha request begins with <request>")
-            root = attributes
-        elif depth > MAX_DEPTH:
-            raise OmahaRefused(f"elements are nested more than {MAX_DEPTH} deep")
-    return root, os_attributes, apps
+    if tags == _CHECK_TAGS and size <= MAX_ATTRIBUTE_CHARS:
+        request = _usual_check(attributes)
+        if request is not None:
+            return request
+    return _any_request(tags, attributes, long_values=size > MAX_ATTRIBUTE_CHARS)
 
 
 def _names_for(size: int) -> dict[str, str]:
@@ -233,7 +179,7 @@ def _names_for(size: int) -> dict[str, str]:
     if size > _SMALL_BODY_BYTES:
         return {}
     if len(_shared_names) > _MAX_SHARED_NAMES:
-        _shared_names = {}
+        _shared_names = dict(_KNOWN_NAMES)
     return _shared_names
 
 
@@ -278,109 +224,186 @@ def _has_unescaped_alias(body: bytes) -> bool:
     return b'"' in value
 
 
-def _pairs(attributes: list[str]) -> dict[str, str]:
-    return dict(zip(attributes[::2], attributes[1::2], strict=True))
+def _by_name(pairs: list[str]) -> dict[str, str]:
+    return dict(zip(pairs[::2], pairs[1::2], strict=True))
 
 
-def _request(root: list[str], os_attributes: list[str], seen: list[_SeenApp]) -> Request:
-    if root[::2] == _REQUEST_NAMES:
-        _, protocol, _, version, _, updater_version, _, install_source, _, is_machine = root
-    else:
-        get = _pairs(root).get
-        protocol = get("protocol", "")
-        version = get("version", "")
-        updater_version = get("updaterversion", "")
-        install_source = get("installsource", "")
-        is_machine = get("ismachine", "")
-    if protocol != "3.0" and protocol.partition(".")[0] != "3":
-        raise OmahaMalformed(f"the request speaks protocol {protocol[:40]!r}; this server speaks Omaha 3.0")
-    if not seen:
-        raise OmahaMalformed("the request names no <app>; there is nothing to answer")
-    if os_attributes[::2] == _OS_NAMES:
-        _, os_version, _, os_platform, _, os_service_pack = os_attributes
-        os_arch = ""
-    else:
-        get = _pairs(os_attributes).get
-        os_version = get("version", "")
-        os_platform = get("platform", "")
-        os_service_pack = get("sp", "")
-        os_arch = get("arch", "")
-    apps = (_app(seen[0]),) if len(seen) == 1 else tuple(map(_app, seen))
+def _usual_check(attributes: list[list[str]]) -> Request | None:
+    """An update check with update_engine's own attributes in its own order; None if they are others."""
+    root, os, app, _ping, check, event = attributes
+    if check or root[::2] != _REQUEST_NAMES or os[::2] != _OS_NAMES or app[::2] != _APP_NAMES or root[1] != "3.0":
+        return None
+    (
+        _,
+        appid,
+        _,
+        version,
+        _,
+        track,
+        _,
+        bootid,
+        _,
+        oem,
+        _,
+        oemversion,
+        _,
+        alephversion,
+        _,
+        machineid,
+        _,
+        machinealias,
+        _,
+        lang,
+        _,
+        board,
+        _,
+        hardware_class,
+        _,
+        delta_okay,
+    ) = app
     return Request(
-        protocol,
-        updater_version or version,
-        install_source,
-        is_machine in {"1", "true"},
-        os_platform,
-        os_version,
-        os_service_pack,
-        os_arch,
-        apps,
+        "3.0",
+        root[5] or root[3],
+        root[7],
+        root[9] in _TRUE,
+        os[3],
+        os[1],
+        os[5],
+        "",
+        (
+            App(
+                appid,
+                version,
+                track,
+                bootid,
+                oem,
+                oemversion,
+                alephversion,
+                machineid,
+                machinealias,
+                board,
+                delta_okay in _TRUE,
+                "",
+                hardware_class,
+                lang,
+                True,  # noqa: FBT003  # positional structs are made in half the time
+                True,  # noqa: FBT003
+                "",
+                _STEADY_EVENTS if event == _STEADY_EVENT else (_event(event),),
+            ),
+        ),
+    )
+
+
+class _SeenApp:
+    """What was seen of one ``<app>``."""
+
+    __slots__ = ("events", "get", "ping", "update_check")
+
+    def __init__(self, pairs: list[str]) -> None:
+        self.get = _by_name(pairs).get
+        self.ping = False
+        self.update_check: list[str] | None = None
+        self.events: list[Event] = []
+
+
+def _any_request(tags: list[str], attributes: list[list[str]], *, long_values: bool) -> Request:
+    """The request, whatever its tags and attributes are; those that are unknown or elsewhere are ignored.
+
+    Args:
+        tags: Names of start tags, and an empty text for each end tag, in the body's order.
+        attributes: Name, value, name, value, ... of each start tag.
+        long_values: Whether the body has room for values beyond the limit.
+    """
+    depth = 0
+    root: list[str] = []
+    os: list[str] = []
+    app: _SeenApp | None = None
+    apps: list[_SeenApp] = []
+    of_each = iter(attributes)
+    for tag in tags:
+        if not tag:
+            depth -= 1
+            continue
+        depth += 1
+        pairs = next(of_each)
+        if len(pairs) > 2 * MAX_ATTRIBUTES:
+            raise OmahaRefused(f"<{tag[:40]}> has more than {MAX_ATTRIBUTES} attributes")
+        if long_values and max(map(len, pairs), default=0) > MAX_ATTRIBUTE_CHARS:
+            raise OmahaRefused(f"<{tag[:40]}> has an attribute of more than {MAX_ATTRIBUTE_CHARS} characters")
+        name = tag.rpartition(":")[2]
+        if depth == 1:
+            if name != "request":
+                raise OmahaMalformed(f"the root element is <{tag[:40]}>; an Omaha request begins with <request>")
+            root = pairs
+        elif depth == 2:
+            app = None
+            if name == "app":
+                if len(apps) == MAX_APPS:
+                    raise OmahaRefused(f"the request has more than {MAX_APPS} applications")
+                app = _SeenApp(pairs)
+                apps.append(app)
+            elif name == "os":
+                os = pairs
+        elif depth == 3 and app is not None:
+            if name == "event":
+                if len(app.events) == MAX_EVENTS_PER_APP:
+                    raise OmahaRefused(f"an <app> has more than {MAX_EVENTS_PER_APP} events")
+                app.events.append(_event(pairs))
+            elif name == "ping":
+                app.ping = True
+            elif name == "updatecheck":
+                app.update_check = pairs
+        elif depth > MAX_DEPTH:
+            raise OmahaRefused(f"elements are nested more than {MAX_DEPTH} deep")
+    of_request = _by_name(root).get
+    of_os = _by_name(os).get
+    protocol = of_request("protocol", "")
+    if protocol.partition(".")[0] != "3":
+        raise OmahaMalformed(f"the request speaks protocol {protocol[:40]!r}; this server speaks Omaha 3.0")
+    if not apps:
+        raise OmahaMalformed("the request names no <app>; there is nothing to answer")
+    return Request(
+        protocol=protocol,
+        updater_version=of_request("updaterversion", "") or of_request("version", ""),
+        install_source=of_request("installsource", ""),
+        is_machine=of_request("ismachine", "") in _TRUE,
+        os_platform=of_os("platform", ""),
+        os_version=of_os("version", ""),
+        os_service_pack=of_os("sp", ""),
+        os_arch=of_os("arch", ""),
+        apps=tuple(map(_app, apps)),
     )
 
 
 def _app(seen: _SeenApp) -> App:
-    attributes = seen.attributes
-    from_track = ""
-    if attributes[::2] == _APP_NAMES:
-        (
-            appid,
-            version,
-            track,
-            bootid,
-            oem,
-            oemversion,
-            alephversion,
-            machineid,
-            machinealias,
-            lang,
-            board,
-            hardware_class,
-            delta_okay,
-        ) = attributes[1::2]
-    else:
-        get = _pairs(attributes).get
-        appid = get("appid", "")
-        version = get("version", "")
-        track = get("track", "")
-        bootid = get("bootid", "")
-        oem = get("oem", "")
-        oemversion = get("oemversion", "")
-        alephversion = get("alephversion", "")
-        machineid = get("machineid", "")
-        machinealias = get("machinealias", "")
-        lang = get("lang", "")
-        board = get("board", "")
-        hardware_class = get("hardware_class", "")
-        delta_okay = get("delta_okay", "")
-        from_track = get("from_track", "")
+    get = seen.get
     check = seen.update_check
-    events = seen.events
     return App(
-        appid,
-        version,
-        track,
-        bootid,
-        oem,
-        oemversion,
-        alephversion,
-        machineid,
-        machinealias,
-        board,
-        delta_okay in {"true", "1"},
-        from_track,
-        hardware_class,
-        lang,
-        seen.ping,
-        check is not None,
-        _pairs(check).get("targetversionprefix", "") if check else "",
-        _STEADY_EVENTS if len(events) == 1 and events[0] == _STEADY_EVENT else tuple(map(_event, events)),
+        appid=get("appid", ""),
+        version=get("version", ""),
+        track=get("track", ""),
+        bootid=get("bootid", ""),
+        oem=get("oem", ""),
+        oemversion=get("oemversion", ""),
+        alephversion=get("alephversion", ""),
+        machineid=get("machineid", ""),
+        machinealias=get("machinealias", ""),
+        board=get("board", ""),
+        delta_okay=get("delta_okay", "") in _TRUE,
+        from_track=get("from_track", ""),
+        hardware_class=get("hardware_class", ""),
+        lang=get("lang", ""),
+        ping=seen.ping,
+        update_check=check is not None,
+        target_version_prefix=_by_name(check).get("targetversionprefix", "") if check else "",
+        events=tuple(seen.events),
     )
 
 
-def _event(attributes: list[str]) -> Event:
+def _event(pairs: list[str]) -> Event:
     """An event; an absent type or result is 0, as in Omaha's protocol ("unknown", "error")."""
-    get = _pairs(attributes).get
+    get = _by_name(pairs).get
     code = get("errorcode")
     return Event(
         _integer("eventtype", get("eventtype", "0"), -_MAX_INT - 1, _MAX_INT),

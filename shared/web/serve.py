@@ -32,6 +32,9 @@ MAX_LINE_BYTES: Final = 8190
 MAX_FIELD_BYTES: Final = 8190
 MAX_HEADERS: Final = 64
 BACKLOG: Final = 1024
+# Of the time to stop: aiohttp waits this long for handlers, cancels them, and waits as long again. What is left is for
+# the clean-up contexts.
+HANDLERS_SHARE: Final = 0.3
 
 _log = structlog.get_logger()
 
@@ -113,7 +116,7 @@ async def serve(
     app = make_app(settings)
     health = app[HEALTH]
     status = _runner(_status_app(name, health, telemetry), 1.0)
-    service = _runner(app, settings.shutdown_seconds * 0.6)
+    service = _runner(app, settings.shutdown_seconds * HANDLERS_SHARE)
     try:
         # The status site first: a service that waits for its database is alive, and says that it is starting.
         status_url = await _listen(status, settings.status_host, settings.status_port)

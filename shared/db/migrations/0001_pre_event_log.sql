@@ -197,6 +197,15 @@ CREATE TABLE event_log.followers (
   moved_at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
 
+-- The last tick: when it was, and the contact counters at that time, whose differences the next tick carries.
+CREATE TABLE event_log.last_tick (
+  singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+  ticked_at timestamptz NULL,
+  contacts  jsonb NOT NULL DEFAULT '{}'
+);
+
+INSERT INTO event_log.last_tick (ticked_at) VALUES (NULL);
+
 -- Inbox rows that cannot become ledger entries, as they were, with the reason.
 CREATE TABLE event_log.set_aside (
   position       bigint PRIMARY KEY,

@@ -124,7 +124,6 @@ DECLARE
     n fleet.nodes;
     a fleet.attempts;
     wire_key uuid;
-    fresh boolean;
     enrolled boolean;
     rebooted boolean;
     boot_is_new boolean;
@@ -195,14 +194,7 @@ BEGIN
                         'facts', r.facts, 'address', r.address)), r.traceparent);
         END IF;
 
-        fresh := r.is_fresh;
-        IF fresh AND r.source = 'omaha' AND r.kind NOT IN ('poll', 'ping') THEN
-            -- A wire event has no id of its own: the same words within the same attempt and boot are the same event.
-            wire_key := md5(concat_ws('|', r.node_id, a.attempt_id, r.boot_id, r.kind, r.error_code, r.previous_version))::uuid;
-            INSERT INTO event_log.seen (event_id) VALUES (wire_key) ON CONFLICT DO NOTHING;
-            fresh := FOUND;
-        END IF;
-        IF NOT fresh THEN
+        IF NOT r.is_fresh THEN
             status := 'duplicate';
             RETURN NEXT;
             CONTINUE;
@@ -227,6 +219,17 @@ BEGIN
             cloned := true;
             RETURN NEXT;
             CONTINUE;
+        END IF;
+
+        IF r.source = 'omaha' AND r.kind NOT IN ('poll', 'ping') THEN
+            -- A wire event has no id of its own: the same words within the same attempt and boot are the same event.
+            wire_key := md5(concat_ws('|', r.node_id, a.attempt_id, r.boot_id, r.kind, r.error_code, r.previous_version))::uuid;
+            INSERT INTO event_log.seen (event_id) VALUES (wire_key) ON CONFLICT DO NOTHING;
+            IF NOT FOUND THEN
+                status := 'duplicate';
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
         END IF;
 
         is_closed := a.attempt_id IS NULL OR a.closed_at IS NOT NULL;

@@ -297,6 +297,8 @@ def test_interval_without_data_and_at_the_ends():
     assert interval(3, 3)[1] == 1.0
     assert interval(3, 3)[0] > 0.05
     assert interval(0, 3)[0] == 0.0
+    assert interval(10**18, 10**18) == pytest.approx((1.0, 1.0))
+    assert interval(10**18 - 1, 10**18) == pytest.approx((1.0, 1.0))
     assert not excludes_above(0, 0, 0.99)
     assert excludes_above(0, 0, 1.0)
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import stat
+import sys
 from typing import Annotated
 
 import aiohttp
 import asyncpg
 import msgspec
 import pytest
+import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -39,6 +43,13 @@ class Thing(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     size: Annotated[int, msgspec.Meta(ge=0)] = 0
     parts: list[Thing] = []
+
+
+@pytest.fixture(autouse=True)
+def logged():
+    """What is logged during a test."""
+    with structlog.testing.capture_logs() as entries:
+        yield entries
 
 
 @contextlib.asynccontextmanager
@@ -142,21 +153,21 @@ async def test_redirects_are_no_errors():
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the password is hunter2"), Fault("row 7 of hunter2")])
-async def test_faults_keep_their_details_to_themselves(error, capfd):
+async def test_faults_keep_their_details_to_themselves(error, logged):
     """The answer says where to look; the log has the traceback."""
     _, body = await problem_of(app_that_raises(error))
 
     assert body["code"] == "fault"
     assert "hunter2" not in json.dumps(body)
-    assert "hunter2" in "".join(capfd.readouterr())
+    assert [(entry["event"], entry["exc_info"]) for entry in logged] == [("request.fault", error)]
 
 
-async def test_deliberate_errors_of_our_side_are_logged_and_shown(capfd):
+async def test_deliberate_errors_of_our_side_are_logged_and_shown(logged):
     """A broken ledger is for operators to see."""
     _, body = await problem_of(app_that_raises(LedgerBroken("seq 7 is missing")))
 
     assert (body["status"], body["code"], body["detail"]) == (500, "ledger_broken", "seq 7 is missing")
-    assert "request.fault" in "".join(capfd.readouterr())
+    assert [entry["event"] for entry in logged] == ["request.fault"]
 
 
 @pytest.mark.parametrize(
@@ -168,21 +179,22 @@ async def test_deliberate_errors_of_our_side_are_logged_and_shown(capfd):
         asyncpg.InterfaceError("pool is closed"),
     ],
 )
-async def test_a_database_that_is_away_is_no_fault(error, capfd):
+async def test_a_database_that_is_away_is_no_fault(error, logged):
     """503 with a time to retry."""
     response, body = await problem_of(app_that_raises(error))
 
     assert (response.status, body["code"], response.headers["Retry-After"]) == (503, "unavailable", "2")
+    assert [entry["log_level"] for entry in logged] == ["warning"]
 
 
-async def test_a_wrong_query_is_a_fault(capfd):
-    """asyncpg's other interface errors are bugs."""
+async def test_a_wrong_query_is_a_fault():
+    """The other interface errors of asyncpg are bugs."""
     response, _ = await problem_of(app_that_raises(asyncpg.InterfaceError("the server expects 1 argument")))
 
     assert response.status == 500
 
 
-async def test_half_an_answer_is_not_followed_by_a_problem(capfd):
+async def test_half_an_answer_is_not_followed_by_a_problem():
     """The connection is cut, so that nobody takes it for whole."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -222,12 +234,12 @@ async def test_a_bare_application_has_no_middleware():
         assert await response.text() == "ok"
 
 
-async def test_a_peer_that_went_away_is_no_fault(capfd):
+async def test_a_peer_that_went_away_is_no_fault(logged):
     """What fails because nobody listens any more is not logged as ours."""
     failed = asyncio.Event()
 
     async def handler(request: web.Request) -> web.Response:
-        while request.transport is not None and not request.transport.is_closing():
+        while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110  # no event for it
             await asyncio.sleep(0)
         failed.set()
         raise RuntimeError("nobody listens")
@@ -241,7 +253,7 @@ async def test_a_peer_that_went_away_is_no_fault(capfd):
         writer.close()
         await asyncio.wait_for(failed.wait(), 5)
 
-    assert "request.fault" not in "".join(capfd.readouterr())
+    assert logged == []
 
 
 # ---- bodies
@@ -339,19 +351,19 @@ async def test_a_larger_body_is_refused(size):
         assert (status, body["code"], body["max_bytes"]) == (413, "too_large", 1000)
 
 
-async def raw(app, *parts: bytes, end: bool = False) -> bytes:
-    """Speak bytes, return what comes until the other side closes."""
+async def raw(app, *parts: bytes) -> bytes:
+    """Speak bytes, return what comes: a problem, or anything until the other side closes."""
     async with TestServer(app) as server:
         reader, writer = await asyncio.open_connection(server.host, server.port)
         for part in parts:
             writer.write(part)
             await writer.drain()
-        if end:
-            writer.write_eof()
         answer = b""
-        with contextlib.suppress(ConnectionError):
-            answer = await asyncio.wait_for(reader.readuntil(b"}"), 5)
+        async with asyncio.timeout(5):
+            while b"}" not in answer and (chunk := await reader.read(1000)):
+                answer += chunk
         writer.close()
+        await writer.wait_closed()
         return answer
 
 
@@ -474,22 +486,28 @@ class Life:
         self.stop = asyncio.Event()
         self.ready = tmp_path / "ready.json"
         self.settings = ServiceSettings(database_url=Secret("x"), ready_file=str(self.ready), **settings)
-        self._make = make or (lambda app: None)
+        self._make = make or (lambda _: None)
 
     def make_app(self, settings) -> web.Application:
         self.app = new_app(name="life")
         self._make(self.app)
         return self.app
 
+    async def until(self, *, there: bool) -> None:
+        """Wait until the ready file is there, or gone."""
+        async with asyncio.timeout(10):
+            while self.ready.exists() is not there:  # noqa: ASYNC110  # files have no events
+                await asyncio.sleep(0.005)
+
     @contextlib.asynccontextmanager
     async def running(self):
         task = asyncio.create_task(serve(self.make_app, self.settings, name="life", stop=self.stop))
         try:
-            async with asyncio.timeout(10):
-                while not self.ready.exists():
-                    if task.done():
-                        await task
-                    await asyncio.sleep(0.005)
+            appeared = asyncio.create_task(self.until(there=True))
+            await asyncio.wait((task, appeared), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                appeared.cancel()
+                await task
             async with aiohttp.ClientSession() as session:
                 yield session, json.loads(self.ready.read_bytes())
         finally:
@@ -565,9 +583,7 @@ async def test_a_request_in_flight_is_finished(tmp_path):
         request = asyncio.create_task(session.get(ready["url"]))
         await inside.wait()
         life.stop.set()
-        async with asyncio.timeout(5):
-            while life.ready.exists():
-                await asyncio.sleep(0.005)
+        await life.until(there=False)
         async with session.get(f"{ready['status_url']}/readyz") as response:
             assert (response.status, (await response.json())["status"]) == (503, "stopping")
         go_on.set()
@@ -629,15 +645,17 @@ async def test_background_work_that_ends_takes_the_service_along(tmp_path, error
         app.cleanup_ctx.append(background("mover", work))
 
     life = Life(tmp_path, make)
-    with pytest.raises((InvalidInput, RuntimeError), match="the mover fell over|mover ended"):
+
+    async def live() -> None:
         async with life.running():
             go_on.set()
-            async with asyncio.timeout(5):
-                while life.ready.exists():
-                    await asyncio.sleep(0.005)
+            await life.until(there=False)
+
+    with pytest.raises((InvalidInput, RuntimeError), match=r"the mover fell over|mover ended"):
+        await live()
 
 
-async def test_a_failure_while_stopping_is_logged(tmp_path, capfd):
+async def test_a_failure_while_stopping_is_logged(tmp_path, logged):
     """It does not keep the rest from being put away."""
 
     def make(app: web.Application) -> None:
@@ -652,7 +670,7 @@ async def test_a_failure_while_stopping_is_logged(tmp_path, capfd):
     async with Life(tmp_path, make).running():
         pass
 
-    assert "background.failed_while_stopping" in "".join(capfd.readouterr())
+    assert "background.failed_while_stopping" in [entry["event"] for entry in logged]
 
 
 async def test_a_stop_during_the_start_is_heeded(tmp_path):
@@ -694,7 +712,7 @@ async def test_a_start_that_fails_is_raised(tmp_path):
 def test_faults_in_settings_end_the_program(capsys):
     """With status 2 and one line each, no traceback."""
     with pytest.raises(SystemExit) as caught:
-        main(lambda settings: new_app(name="x"), ServiceSettings, name="life", environ={"UNEVENTFUL_PORT": "x"})
+        main(lambda _: new_app(name="x"), ServiceSettings, name="life", environ={"UNEVENTFUL_PORT": "x"})
 
     assert caught.value.code == 2
     error = capsys.readouterr().err
@@ -703,27 +721,36 @@ def test_faults_in_settings_end_the_program(capsys):
 
 
 @pytest.mark.parametrize("error", [Unavailable("no database"), ZeroDivisionError("bug")])
-def test_a_service_that_cannot_start_ends_with_status_1(error, monkeypatch):
+@pytest.mark.parametrize("uvloop", [True, False])
+def test_a_service_that_cannot_start_ends_with_status_1(error, uvloop, monkeypatch, logged):
     """And says why in its log."""
-    said: list[dict] = []
-    monkeypatch.setattr("shared.web.serve.configure_logging", lambda name, level: None)
-    monkeypatch.setattr(
-        "shared.web.serve._log",
-        type(
-            "Log",
-            (),
-            {
-                "error": lambda _, event, **values: said.append({"event": event, **values}),
-                "exception": lambda _, event: said.append({"event": event}),
-            },
-        )(),
-    )
+    monkeypatch.setattr(sys.modules["shared.web.serve"], "configure_logging", lambda *_: None)
 
-    def make(settings) -> web.Application:
+    def make(_: ServiceSettings) -> web.Application:
         raise error
 
     with pytest.raises(SystemExit) as caught:
-        run(make, ServiceSettings(database_url=Secret("x")), name="life", uvloop=False)
+        run(make, ServiceSettings(database_url=Secret("x")), name="life", uvloop=uvloop)
 
     assert caught.value.code == 1
-    assert said[0]["event"] == "service.failed"
+    assert [entry["event"] for entry in logged] == ["service.failed"]
+
+
+def test_sigterm_stops_a_service(tmp_path, monkeypatch, logged):
+    """Gracefully: `run` returns."""
+    monkeypatch.setattr(sys.modules["shared.web.serve"], "configure_logging", lambda *_: None)
+
+    async def end(_: web.Application) -> None:
+        while not await asyncio.to_thread((tmp_path / "ready").exists):
+            await asyncio.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    def make(_: ServiceSettings) -> web.Application:
+        app = new_app(name="life")
+        app.cleanup_ctx.append(background("killer", end))
+        return app
+
+    run(make, ServiceSettings(database_url=Secret("x"), ready_file=str(tmp_path / "ready")), name="life", uvloop=True)
+
+    assert [entry["event"] for entry in logged] == ["service.serving", "service.stopped"]

@@ -1,0 +1,1 @@
+"""``uneventful``: the operators' command; talks HTTP to control."""

@@ -1,0 +1,222 @@
+"""Talking to control and distribution, within limits of time and size."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import aiohttp
+import orjson
+import stamina
+from yarl import URL
+
+from services.cli.errors import Refused, Unreachable, from_problem
+from services.cli.target import Target
+
+API: Final = "/api/v1"
+TIMEOUT: Final = aiohttp.ClientTimeout(total=60.0, sock_connect=5.0)
+UPLOAD_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=300.0)
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+CHUNK_BYTES: Final = 256 * 1024
+_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+
+Item = dict[str, Any]
+
+
+class Client:
+    """A session with the API; an ``async with`` block.
+
+    Every method raises `Refused` where the server will not and `Unreachable` where it does not answer.
+
+    Args:
+        target: Where, and with which token.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Client:
+        headers = {"User-Agent": "uneventful-cli", "Accept": "application/json"}
+        if self._target.token is not None:
+            headers["Authorization"] = f"Bearer {self._target.token}"
+        self._session = aiohttp.ClientSession(headers=headers, timeout=TIMEOUT)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def get(self, path: str, **query: Any) -> Any:
+        """GET; what fails to connect is tried again for a few seconds."""
+        given = {name: _text(value) for name, value in query.items() if value is not None}
+        try:
+            async for attempt in stamina.retry_context(
+                on=aiohttp.ClientConnectorError, attempts=3, timeout=5.0, wait_initial=0.2
+            ):
+                with attempt:
+                    return await self._ask("GET", path, query=given)
+        except (aiohttp.ClientError, TimeoutError) as fault:
+            raise self._unreachable(fault) from fault
+        raise AssertionError  # stamina either runs the block or raises
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """POST, once: whether a lost answer was a change is for the operator to see."""
+        return await self._send("POST", path, body)
+
+    async def patch(self, path: str, body: Mapping[str, Any]) -> Any:
+        """PATCH, once."""
+        return await self._send("PATCH", path, body)
+
+    async def _send(self, method: str, path: str, body: Mapping[str, Any]) -> Any:
+        try:
+            return await self._ask(method, path, body=body)
+        except (aiohttp.ClientError, TimeoutError) as fault:
+            raise self._unreachable(fault) from fault
+
+    async def _ask(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None
+    ) -> Any:
+        url = URL(self._target.url + API + path, encoded=True)
+        data = None if body is None else orjson.dumps(body)
+        headers = {} if data is None else {"Content-Type": "application/json"}
+        async with self._session.request(
+            method, url, params=query, data=data, headers=headers, allow_redirects=False
+        ) as answer:
+            return await _read(answer)
+
+    def _unreachable(self, fault: BaseException) -> Unreachable:
+        what = "did not answer in time" if isinstance(fault, TimeoutError) else f"cannot be reached ({fault})"
+        return Unreachable(
+            f"control at {self._target.url} {what}",
+            hint="See that it runs (`uneventful up`), or name another server by --url.",
+        )
+
+    async def items(self, path: str, *, most: int = 1_000, **query: Any) -> list[Item]:
+        """All items of a list, page by page, up to ``most``."""
+        found: list[Item] = []
+        cursor = None
+        while len(found) < most:
+            page = await self.get(path, **query, cursor=cursor, limit=min(500, most - len(found)))
+            found += page["items"]
+            cursor = page["next"]
+            if cursor is None:
+                break
+        return found
+
+    # References: what people call things
+
+    async def changeset_id(self, reference: str, *, app: str | None = None, arch: str | None = None) -> str:
+        """A changeset by id or version."""
+        return await self._one("changeset", "version", reference, "/changesets", application=app, arch=arch)
+
+    async def channel_id(self, reference: str, *, app: str | None = None, arch: str | None = None) -> str:
+        """A channel by id or name."""
+        return await self._one("channel", "name", reference, "/channels", application=app, arch=arch)
+
+    async def group_id(self, reference: str, *, app: str | None = None) -> str:
+        """A group by id or name."""
+        return await self._one("group", "name", reference, "/groups", application=app)
+
+    async def node_id(self, reference: str, *, app: str | None = None) -> str:
+        """A node by id or machine id."""
+        return await self._one("node", "machine", reference, "/nodes", application=app)
+
+    async def rollout_id(self, reference: str, *, app: str | None = None) -> str:
+        """A rollout by id, or the active, else newest one of a group by the group's name."""
+        if _ID.fullmatch(reference):
+            return reference
+        group_id = await self.group_id(reference, app=app)
+        found = (await self.get("/rollouts", group=group_id, limit=50))["items"]
+        active = [item for item in found if item["state"] in ("created", "running", "paused", "halted")]
+        if not found:
+            raise Refused(f"group {reference} has no rollout: promote a changeset to its channel")
+        if len(active) > 1:
+            shown = ", ".join(f"{item['rollout_id']} ({item['arch']})" for item in active)
+            raise Refused(f"group {reference} has several active rollouts: {shown}. Name one by its id.")
+        return str((active or found)[0]["rollout_id"])
+
+    async def _one(self, what: str, by: str, reference: str, path: str, **query: Any) -> str:
+        if _ID.fullmatch(reference):
+            return reference
+        found = (await self.get(path, **{by: reference}, **query, limit=5))["items"]
+        key = f"{what}_id"
+        if not found:
+            raise Refused(f"there is no {what} {reference!r}; `uneventful {what} list` shows what there is")
+        if len(found) > 1:
+            shown = ", ".join(
+                " ".join(str(part) for part in (item[key], item.get("application"), item.get("arch")) if part)
+                for item in found
+            )
+            raise Refused(f"{reference!r} is several: {shown}. Name one by its id, or say --app and --arch.")
+        return str(found[0][key])
+
+    # Payloads
+
+    async def upload(
+        self, path: Path, *, sha256: str, size: int, on_progress: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Send a file to the distribution, unless it is there."""
+        base = self._target.distribution_url or (await self.get("/server"))["distribution_url"]
+        if base is None:
+            raise Unreachable(
+                "control does not know where the distribution is", hint="Name it by --distribution-url."
+            )
+        url = URL(f"{base.rstrip('/')}/payloads/{sha256}")
+        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
+        try:
+            async with self._session.put(
+                url,
+                data=_pieces(path, on_progress),
+                headers=headers,
+                timeout=UPLOAD_TIMEOUT,
+                allow_redirects=False,
+            ) as answer:
+                await _read(answer)
+        except (aiohttp.ClientError, TimeoutError) as fault:
+            raise Unreachable(
+                f"the upload to {base} broke off ({type(fault).__name__}: {fault})",
+                hint="Run the same command again; what is complete is not sent twice.",
+            ) from fault
+
+
+async def _pieces(path: Path, on_progress: Callable[[int], None]) -> AsyncIterator[bytes]:
+    with contextlib.closing(path.open("rb")) as file:
+        while piece := file.read(CHUNK_BYTES):
+            yield piece
+            on_progress(len(piece))
+
+
+async def _read(answer: aiohttp.ClientResponse) -> Any:
+    body = await answer.content.read(MAX_ANSWER_BYTES + 1) if answer.content_length == 0 else await _all_of(answer)
+    try:
+        value = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError as fault:
+        raise Refused(
+            f"{answer.url.origin()} answered {answer.status} with something that is not JSON: is it control?"
+        ) from fault
+    if not 200 <= answer.status < 300:
+        raise from_problem(answer.status, value if isinstance(value, dict) else {})
+    return value
+
+
+async def _all_of(answer: aiohttp.ClientResponse) -> bytes:
+    pieces = bytearray()
+    async for piece in answer.content.iter_any():
+        pieces += piece
+        if len(pieces) > MAX_ANSWER_BYTES:
+            raise Refused(f"{answer.url.origin()} answered with more than {MAX_ANSWER_BYTES} bytes")
+    return bytes(pieces)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return ",".join(str(item) for item in value)
+    return str(value)
