@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import aiohttp
 import orjson
@@ -40,7 +40,7 @@ class Client:
         self._target = target
         self._session: aiohttp.ClientSession
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Self:
         headers = {"User-Agent": "uneventful-cli", "Accept": "application/json"}
         if self._target.token is not None:
             headers["Authorization"] = f"Bearer {self._target.token}"
@@ -164,9 +164,7 @@ class Client:
         """Send a file to the distribution, unless it is there."""
         base = self._target.distribution_url or (await self.get("/server"))["distribution_url"]
         if base is None:
-            raise Unreachable(
-                "control does not know where the distribution is", hint="Name it by --distribution-url."
-            )
+            raise Unreachable("control does not know where the distribution is", hint="Name it by --distribution-url.")
         url = URL(f"{base.rstrip('/')}/payloads/{sha256}")
         headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
         try:

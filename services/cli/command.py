@@ -62,6 +62,7 @@ class LazyGroup(click.Group):
     def __init__(self, *args: Any, lazy: Mapping[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lazy = dict(lazy or {})
+        self._missing: dict[str, str] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, sorted."""
@@ -75,11 +76,22 @@ class LazyGroup(click.Group):
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as missing:
-            if ctx.resilient_parsing or ctx.protected_args_missing(cmd_name):
-                return None
-            raise click.ClickException(
-                f"`{cmd_name}` is not installed here ({missing.name} is missing): "
-                "install uneventful with the extras server and embedded"
-            ) from missing
+            self._missing[cmd_name] = missing.name or module_name
+            return None
         command: click.Command = getattr(module, attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that was asked for.
+
+        Raises:
+            ClickException: It is one of ours, and a package that it needs is not installed.
+        """
+        if args and args[0] in self._lazy and self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            raise click.ClickException(
+                f"`{args[0]}` needs {self._missing[args[0]]}, which is not installed here: "
+                "install uneventful with the extras server and embedded"
+            )
+        return super().resolve_command(ctx, args)

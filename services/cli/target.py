@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import msgspec
 
 from services.cli.errors import Unreachable
+from services.standalone.settings import default_data_directory
 
 READY_NAME: Final = "ready.json"
 
@@ -54,18 +55,11 @@ class Target:
     distribution_url: str | None
 
 
-def state_dir(environ: dict[str, str] | os._Environ[str] = os.environ) -> Path:
-    """Where ``uneventful up`` keeps its data unless told otherwise (XDG Base Directory Specification)."""
-    state = environ.get("XDG_STATE_HOME") or ""
-    base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
-    return base / "uneventful"
-
-
 def ready_path(options: Options) -> Path:
     """The ready file that the options mean."""
     if options.ready_file is not None:
         return options.ready_file
-    return (options.data if options.data is not None else state_dir()) / READY_NAME
+    return (options.data if options.data is not None else default_data_directory(os.environ)) / READY_NAME
 
 
 def find_target(options: Options) -> Target:

@@ -12,7 +12,9 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def printable(text: str, most: int = 10_000) -> str:
     """Without what could move a terminal's cursor: nodes say what they like."""
-    shown = "".join(character if character.isprintable() or character == "\n" else "\N{REPLACEMENT CHARACTER}" for character in text)
+    shown = "".join(
+        character if character.isprintable() or character == "\n" else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
     return shown if len(shown) <= most else f"{shown[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 

@@ -256,6 +256,7 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
         items={"type": "array", "items": _ref("Event")},
         next=_or_null(_COUNT),
     ),
+    "LedgerHead": _object("The ledger's last entry.", seq=_COUNT, hash=_TEXT, recorded_at=_TIME),
     "Verification": _object(
         "What verifying the chain found.",
         ok=_FLAG,

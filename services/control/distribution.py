@@ -7,8 +7,11 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
+import structlog
 
 from shared.errors import Conflict, Unavailable
+
+_log = structlog.get_logger()
 
 TIMEOUT: Final = aiohttp.ClientTimeout(total=10.0, connect=3.0)
 
@@ -46,6 +49,10 @@ async def check_payloads(
                 "`uneventful changeset payload add`, or publish unchecked",
                 details={"sha256": payload["sha256"]},
             )
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            # A distribution that does not tell what it has: nodes find out, and their failures are no rollbacks.
+            _log.warning("publish.unchecked", distribution_url=distribution_url)
+            return
         if status != HTTPStatus.OK:
             raise Unavailable(
                 f"the distribution answered {status} when asked for {payload['name']}: try again, or publish unchecked",

@@ -361,6 +361,12 @@ async def show_event(request: web.Request) -> web.Response:
     return web.Response(body=entry.raw, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE, "Uneventful-Hash": entry.hash.hex()})
 
 
+async def show_ledger(request: web.Request) -> web.Response:
+    """GET /ledger: where the ledger ends."""
+    seq, digest, recorded_at = await request.app[STORE].ledger_head()
+    return json_response({"seq": seq, "hash": digest.hex(), "recorded_at": recorded_at})
+
+
 async def verify_ledger(request: web.Request) -> web.Response:
     """GET /ledger/verify."""
     asked = _query(request, requests.VerifyQuery)
@@ -557,5 +563,6 @@ ROUTES: Final = (
         requests.EventsQuery,
     ),
     _get("/events/{seq}", show_event, "Event", "The event at a place of the ledger, as the hash chain covers it."),
+    _get("/ledger", show_ledger, "LedgerHead", "Where the ledger ends."),
     _get("/ledger/verify", verify_ledger, "Verification", "Verify the hash chain.", requests.VerifyQuery),
 )

@@ -12,20 +12,26 @@ from shared.settings import ServiceSettings
 class Settings(ServiceSettings, frozen=True, kw_only=True):
     """Settings of control, from ``UNEVENTFUL_*``."""
 
-    distribution_url: Annotated[
-        str | None,
-        msgspec.Meta(
-            pattern="^https?://",
-            description="Where control reaches distribution, to check payloads before publishing; not set: no check.",
-        ),
-    ] = None
-    distribution_public_url: Annotated[
-        str | None,
-        msgspec.Meta(
-            pattern="^https?://",
-            description="Where operators upload payloads to; not set: the same as UNEVENTFUL_DISTRIBUTION_URL.",
-        ),
-    ] = None
+    distribution_url: (
+        Annotated[
+            str,
+            msgspec.Meta(
+                pattern="^https?://",
+                description="Where control reaches distribution, to check payloads before publishing; not set: no check.",
+            ),
+        ]
+        | None
+    ) = None
+    distribution_public_url: (
+        Annotated[
+            str,
+            msgspec.Meta(
+                pattern="^https?://",
+                description="Where operators upload payloads to; not set: the same as UNEVENTFUL_DISTRIBUTION_URL.",
+            ),
+        ]
+        | None
+    ) = None
     completion_every_s: Annotated[
         float, msgspec.Meta(ge=0.05, le=3600, description="How often running rollouts are looked at for completion.")
     ] = 1.0

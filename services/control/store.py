@@ -21,7 +21,7 @@ from shared.domain.policy import freeze
 from shared.errors import Conflict, Fault, InvalidInput, NotFound
 from shared.events import NewEvent, new_event, types
 from shared.ids import IdSource
-from shared.ledger import LedgerEntry, VerifyResult, append, read, verify_chain
+from shared.ledger import LedgerEntry, VerifyResult, append, head, read, verify_chain
 
 SOURCE: Final = "control"
 QUERIES: Final = Queries.load("services.control")
@@ -951,6 +951,11 @@ class Store:
         if not found:
             raise NotFound(f"the ledger has no entry {seq}")
         return found[0]
+
+    async def ledger_head(self) -> tuple[int, bytes, datetime]:
+        """The ledger's last seq, the hash there, and its ledger time."""
+        async with self._pool.acquire() as connection:
+            return await head(connection)
 
     async def verify(self, after: int) -> VerifyResult:
         """Verify the chain after a seq.

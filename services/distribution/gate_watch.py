@@ -57,6 +57,7 @@ class GateWatch:
         self._read_at = float("-inf")
         self._wake = asyncio.Event()
         self._looking = asyncio.Lock()
+        self._looking_again = asyncio.Lock()
         self._attempts: OrderedDict[str, tuple[Attempt, float]] = OrderedDict()
         _AGE.watch(lambda: min(self.age_s(), 1e9))
 
@@ -94,8 +95,8 @@ class GateWatch:
             Unavailable: What is known is too old to say yes.
         """
         decision = await self._decide(sha256, name, token)
-        if isinstance(decision, Unlisted) and self.age_s() > UNLISTED_LOOK_S:
-            # It may have been published a moment ago. Bounded: one look per UNLISTED_LOOK_S, whoever asks.
+        if isinstance(decision, Unlisted):
+            # It may have been published a moment ago.
             await self._look_again()
             decision = await self._decide(sha256, name, token)
         return decision
@@ -164,13 +165,13 @@ class GateWatch:
         return attempt
 
     async def _look_again(self) -> None:
-        waiting_since = self._clock.monotonic()
-        if self._looking.locked():
-            async with self._looking:
-                pass
-            if self._read_at >= waiting_since:
+        """Look once more, together with all who want it, and not more often than every UNLISTED_LOOK_S."""
+        asked = self._clock.monotonic()
+        async with self._looking_again:
+            if self._read_at >= asked:
                 return
-        await self.look()
+            await asyncio.sleep(max(0.0, UNLISTED_LOOK_S - self.age_s()))
+            await self.look()
 
     def _refuse_if_stale(self) -> None:
         if self.age_s() > self._max_age_s:

@@ -33,10 +33,13 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     snapshot_max_age_s: Annotated[
         float, msgspec.Meta(ge=2, le=300, description="What is known of halts may be this old; then nothing is sent.")
     ] = 30.0
-    accel_prefix: Annotated[
-        str | None,
-        msgspec.Meta(
-            pattern="^/.*/$",
-            description="An internal nginx location over the store; nginx sends the bytes then (X-Accel-Redirect).",
-        ),
-    ] = None
+    accel_prefix: (
+        Annotated[
+            str,
+            msgspec.Meta(
+                pattern="^/.*/$",
+                description="An internal nginx location over the store; nginx sends the bytes then (X-Accel-Redirect).",
+            ),
+        ]
+        | None
+    ) = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import structlog
@@ -21,7 +21,7 @@ CLOSE_TIMEOUT_S = 2.0
 _log = structlog.stdlib.get_logger(__name__)
 _leads = gauge("uneventful_event_log_leads", "1 while this process leads the task.", ("task",))
 
-Lead = Callable[[asyncpg.Connection[Any]], Awaitable[None]]
+Lead: TypeAlias = "Callable[[asyncpg.Connection[Any]], Awaitable[None]]"
 
 
 async def lead_for_ever(database_url: str, task: str, lead: Lead, *, standby_s: float) -> None:

@@ -142,15 +142,17 @@ class Mover:
             )
         if not batch.rows:
             return
-        await self._connection.copy_records_to_table(
-            "ledger", schema_name="event_log", columns=_LEDGER_COLUMNS, records=batch.rows
-        )
+        # The head first: it holds off a rival until we commit, and whoever is late ends here and not at a duplicate
+        # seq, which would look like the row's fault.
         after = batch.head
         set_to = await self._connection.fetchval(
             QUERIES["set_head"], head.seq, head.hash, after.seq, after.hash, after.recorded_at
         )
         if set_to != after.seq:
             raise Conflict(f"the ledger's head is not at {head.seq} any more: another mover writes")
+        await self._connection.copy_records_to_table(
+            "ledger", schema_name="event_log", columns=_LEDGER_COLUMNS, records=batch.rows
+        )
 
     async def _halve(self, refused: _RefusedBatch) -> int:
         if len(refused.positions) > 1:

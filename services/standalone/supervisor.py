@@ -309,6 +309,7 @@ class Supervisor:
         """
         self._make_directories()
         self._take_lock()
+        self._remove_ready_file()
         self._say(f"Data: {self.data}")
         await self._check_ports()
         await self._start_servers()
@@ -336,9 +337,7 @@ class Supervisor:
     async def stop(self) -> None:
         """Stops everything within 10 s: the services, then those that finish their work, then the servers."""
         self._stopping.set()
-        with contextlib.suppress(FileNotFoundError):
-            if self._settings.ready_file is not None:
-                self._settings.ready_file.unlink()
+        self._remove_ready_file()
         last = {service.name for service in SERVICES if service.last}
         for stage in (
             [service for name, service in self._services.items() if name not in last],
@@ -516,6 +515,11 @@ class Supervisor:
                 return
             self._say(f"{name} runs again")
             self._write_ready_file()
+
+    def _remove_ready_file(self) -> None:
+        """Also one that a killed predecessor left; never that of another one, which holds the lock."""
+        if self._lock is not None and self._settings.ready_file is not None:
+            self._settings.ready_file.unlink(missing_ok=True)
 
     def _write_ready_file(self) -> None:
         if self._settings.ready_file is None:

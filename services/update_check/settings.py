@@ -20,13 +20,16 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
         str,
         msgspec.Meta(min_length=1, description="Where reports are kept while Postgres is away; on a disk that stays."),
     ]
-    omaha_secret: Annotated[
-        str | None,
-        msgspec.Meta(
-            pattern="^[A-Za-z0-9_-]{8,128}$",
-            description="If set, nodes must post to /v1/update/<secret>; anything else is 404.",
-        ),
-    ] = None
+    omaha_secret: (
+        Annotated[
+            str,
+            msgspec.Meta(
+                pattern="^[A-Za-z0-9_-]{8,128}$",
+                description="If set, nodes must post to /v1/update/<secret>; anything else is 404.",
+            ),
+        ]
+        | None
+    ) = None
     trust_forwarded_for: Annotated[
         bool, msgspec.Meta(description="Take a node's address from X-Forwarded-For, behind a proxy that sets it.")
     ] = False

@@ -47,6 +47,7 @@ async def _listen_once(pool: asyncpg.Pool[Any], channel: str, wake: asyncio.Even
             wake.set()
             await gone.wait()
         finally:
-            connection.remove_termination_listener(ended)
+            # Where the connection has ended there is nothing to take off.
             with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
+                connection.remove_termination_listener(ended)
                 await connection.remove_listener(channel, heard)

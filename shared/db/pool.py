@@ -33,7 +33,8 @@ TRANSIENT_ERRORS: Final[tuple[type[Exception], ...]] = (
 
 def is_transient(error: BaseException) -> bool:
     """Whether an error of a database call may pass by itself, so that trying again later is the right answer."""
-    if isinstance(error, TRANSIENT_ERRORS):
+    # InternalClientError: a statement begun on a connection in the very moment in which it is lost.
+    if isinstance(error, (*TRANSIENT_ERRORS, asyncpg.InternalClientError)):
         return True
     # asyncpg says by text alone that a connection or pool is closed; its other interface errors are bugs of ours.
     return isinstance(error, asyncpg.InterfaceError) and "clos" in str(error)

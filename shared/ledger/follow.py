@@ -168,8 +168,10 @@ class LedgerSignal:
                 await gone.wait()
             finally:
                 self._listening.clear()
-                connection.remove_termination_listener(ended)
-                await connection.remove_listener(CHANNEL, self._heard)
+                # A connection that was lost has left the pool already, its listeners with it.
+                if not gone.is_set():
+                    connection.remove_termination_listener(ended)
+                    await connection.remove_listener(CHANNEL, self._heard)
         raise ConnectionResetError("the listening connection ended")
 
     def _heard(self, *_: object) -> None:

@@ -1,9 +1,8 @@
 """Reads Omaha v3 requests.
 
 Source: update_engine's ``omaha_request_action.cc`` (what is sent) and Omaha's "ServerProtocol V3" page (what an absent
-attribute means). One expat parser per request, forced to UTF-8; its handlers only note what they see, and the
-rules are applied to the notes. Elements and
-attributes that are not known are ignored, namespace prefixes too.
+attribute means). One expat parser per request, forced to UTF-8; its handlers only note what they see, and the rules
+are applied to the notes. Elements and attributes that are not known are ignored, namespace prefixes too.
 """
 
 from __future__ import annotations
@@ -152,7 +151,8 @@ def parse_request(body: bytes) -> Request:
     def end(_name: str) -> None:
         note("")
 
-    # The encoding is forced, so that no byte order mark or declaration can make expat read the bytes as another one.
+    # Forced to UTF-8, expat disregards the encoding that is declared, but still looks for UTF-16 by the first bytes:
+    # that has a NUL in each character of the markup, and XML in UTF-8 has none anywhere.
     parser = expat.ParserCreate("utf-8", None, _names_for(size))
     parser.ordered_attributes = True
     parser.StartElementHandler = start
@@ -161,6 +161,8 @@ def parse_request(body: bytes) -> Request:
     parser.EntityDeclHandler = _refuse_entity
     parser.ExternalEntityRefHandler = _refuse_entity
     if not body.startswith(_USUAL_DECLARATION):
+        if b"\0" in body:
+            raise OmahaRefused("the body has NUL bytes, as in UTF-16; only UTF-8 and US-ASCII are read")
         parser.XmlDeclHandler = _check_declaration
     try:
         parser.Parse(body, True)  # noqa: FBT003  # pyexpat takes it by position only
@@ -225,7 +227,8 @@ def _has_unescaped_alias(body: bytes) -> bool:
 
 
 def _by_name(pairs: list[str]) -> dict[str, str]:
-    return dict(zip(pairs[::2], pairs[1::2], strict=True))
+    each = iter(pairs)
+    return dict(zip(each, each, strict=True))
 
 
 def _usual_check(attributes: list[list[str]]) -> Request | None:

@@ -37,7 +37,7 @@ _TOKEN_SEGMENT = TOKEN + "/"
 _TOKEN_FORM = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _NAME_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,254}")
 _SHA256_FORM = re.compile(r"[0-9a-f]{64}")
-_URL_FORM = re.compile(r"https?://[^/\s?#]+/[^\s?#]*")
+_URL_FORM = re.compile(r"https?://[^/\s?#{}]+/[^\s?#]*")
 _ESCAPES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;", "\t": "&#x9;", "\n": "&#xA;", "\r": "&#xD;"}
 )
@@ -127,8 +127,7 @@ def document(apps: Iterable[bytes]) -> bytes:
     return b"".join((_HEAD, *apps, _TAIL))
 
 
-@functools.lru_cache(maxsize=512)
-def no_update_app(appid: str, ping: bool, events: int, poll_interval: int | None = None) -> bytes:
+def no_update_app(appid: str, *, ping: bool, events: int, poll_interval: int | None = None) -> bytes:
     """The ``<app>`` that says "no update", which is also the answer while an update is withheld.
 
     ``PollInterval`` rides along, since update_engine reads it before the status and forgets it at each start.
@@ -146,10 +145,14 @@ def no_update_app(appid: str, ping: bool, events: int, poll_interval: int | None
     )
 
 
+def render_no_update(appid: str, *, ping: bool, events: int, poll_interval: int | None = None) -> bytes:
+    """The document that says "no update" to one application: nearly every answer, so mostly a look-up."""
+    return _no_update(appid, ping, events, poll_interval)
+
+
 @functools.lru_cache(maxsize=512)
-def render_no_update(appid: str, ping: bool, events: int, poll_interval: int | None = None) -> bytes:
-    """The document that says "no update" to one application. By position: that is what makes it a look-up."""
-    return document((no_update_app(appid, ping, events, poll_interval),))
+def _no_update(appid: str, ping: bool, events: int, poll_interval: int | None) -> bytes:
+    return document((no_update_app(appid, ping=ping, events=events, poll_interval=poll_interval),))
 
 
 def acknowledged_app(appid: str, *, ping: bool, events: int) -> bytes:

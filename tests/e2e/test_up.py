@@ -1,5 +1,6 @@
 """`uneventful up`: one command, everything runs; kill any of it and it comes back; stop it and nothing is left."""
 
+# ruff: noqa: ASYNC220, ASYNC221, ASYNC240, S310  # a test holds nobody up; the URLs are our own
 from __future__ import annotations
 
 import asyncio
@@ -138,7 +139,10 @@ async def test_everything_runs_restarts_and_stops(starter) -> None:
                 assert connection.laddr.ip in {"127.0.0.1", "::1"}
 
     second = subprocess.run(
-        [sys.executable, "-m", "services.standalone", "--data", up.data, "--base-port", "0", "--bus", "none"],
+        [
+            *(sys.executable, "-m", "services.standalone"),
+            *("--data", up.data, "--base-port", "0", "--bus", "none", "--ready-file", up.ready_file),
+        ],
         capture_output=True,
         text=True,
         timeout=60,
@@ -148,6 +152,7 @@ async def test_everything_runs_restarts_and_stops(starter) -> None:
     assert second.returncode == 1
     assert f"pid {up.process.pid}" in second.stderr
     assert "--data" in second.stderr
+    assert up.ready_file.exists()
 
     for pid in (ready["services"]["telemetry"]["pid"], ready["postgres"]["pid"]):
         os.kill(pid, signal.SIGKILL)

@@ -260,7 +260,7 @@ async def test_the_command(capsys):
     """Simulates for the given time and returns numbers that are ready for JSON."""
     async with serving(OmahaServer()) as server:
         numbers = await simulate(
-            Settings(server=f"{server.url}/v1/update/", nodes=20, time_factor=FACTOR, seconds=1.5, version=OLD),
+            Settings(server=f"{server.url}/v1/update/", nodes=20, time_factor=FACTOR, seconds=2.5, version=OLD),
         )
     assert numbers["nodes"] == 20
     assert isinstance(numbers["requests_per_second"], float)

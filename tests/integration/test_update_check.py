@@ -428,6 +428,7 @@ async def test_reports_survive_while_postgres_is_away(session, tmp_path):
             node = Node(session, url)
             assert (await node.poll()).offered
             postgres.kill()
+            await postgres.wait()
             answers = [await node.event(13), await node.event(14), await node.event(3)]
             fresh = await Node(session, url).poll()
 

@@ -156,10 +156,12 @@ def split(data: dict[str, Any]) -> dict[str, Any]:
     return {"first": first, "last": last}
 
 
-TOYS = Registry([
-    EventType(name="toy.made.v1", data=ToyV1, summary="Old.", upcasts_to="toy.made.v2", upcast=split),
-    EventType(name="toy.made.v2", data=ToyV2, summary="New."),
-])
+TOYS = Registry(
+    [
+        EventType(name="toy.made.v1", data=ToyV1, summary="Old.", upcasts_to="toy.made.v2", upcast=split),
+        EventType(name="toy.made.v2", data=ToyV2, summary="New."),
+    ]
+)
 
 
 def test_old_events_are_read_as_the_newest_major():
@@ -190,7 +192,10 @@ def test_a_registry_that_cannot_work_is_refused(event_types):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('abcé"\\', max_size=4), inner, max_size=3),
     max_leaves=10,

@@ -38,10 +38,10 @@ PARAMETERS = Parameters(
     planned_blocks=4,
     hold_budget=3,
     pace_limit=30,
-    overdue_s=20.0,
+    overdue_s=30.0,
     silence_s=45.0,
     offer_deadline_s=60.0,
-    park_after_s=40.0,
+    park_after_s=20.0,
     outage_grace_s=70.0,
 )
 
@@ -90,7 +90,6 @@ TICKED = st.builds(
     st.dictionaries(st.sampled_from("st"), st.floats(0, 25), max_size=2),
     st.sampled_from([0.0] * 9 + [16.0]),
 )
-QUIET_TICK = st.just(Ticked(contacts={}, expected={}))
 OPERATED = st.one_of(
     st.builds(ChangesetHalted, changeset_id=CHANGESETS),
     st.builds(ChangesetResumed, changeset_id=CHANGESETS),
@@ -106,21 +105,40 @@ OPERATED = st.one_of(
     st.builds(NodeGone, node_id=st.integers(0, 12).map(str)),
 )
 USUAL = st.sampled_from([UpdateKind.OFFERED, UpdateKind.STAGED, UpdateKind.BOOTED, UpdateKind.COMMITTED])
-EVENTS = st.one_of(
-    observed(USUAL),
-    observed(st.sampled_from(UpdateKind)),
-    QUIET_TICK,
-    QUIET_TICK,
-    QUIET_TICK,
-    TICKED,
-    OPERATED,
-    CREATED,
+EVENTS = st.one_of(observed(USUAL), observed(st.sampled_from(UpdateKind)), TICKED, OPERATED, CREATED)
+WAITED = st.integers(1, 6).map(lambda ticks: [(10.0, Ticked(contacts={}, expected={}))] * ticks)
+# Two nodes roll back, and an operator lets the changeset go on.
+OVERRULED = st.builds(
+    lambda changeset: (
+        [
+            (
+                0.0,
+                UpdateObserved(
+                    kind=UpdateKind.ROLLED_BACK,
+                    attempt_id=f"{changeset}-{node}-0",
+                    node_id=str(node),
+                    changeset_id=changeset,
+                    rollout_id="r",
+                    group_id="g-r",
+                ),
+            )
+            for node in range(10, 13)
+        ]
+        + [(0.0, ChangesetResumed(changeset_id=changeset))]
+    ),
+    CHANGESETS,
+)
+STEPS = st.one_of(
+    st.tuples(st.sampled_from([1.0, 5.0, 10.0, 10.0, 30.0, 100.0]), EVENTS).map(lambda step: [step]),
+    st.lists(st.tuples(st.just(0.0), observed(USUAL)), min_size=1, max_size=10),
+    WAITED,
+    OVERRULED,
 )
 HISTORIES = st.builds(
-    lambda begin, events: begin + events,
+    lambda begin, steps: [(1.0, created) for created in begin] + [event for step in steps for event in step],
     st.lists(CREATED, min_size=1, max_size=3),
-    st.lists(st.tuples(st.sampled_from([1.0, 5.0, 10.0, 10.0, 30.0, 100.0]), EVENTS), max_size=80),
-).map(lambda history: [one if isinstance(one, tuple) else (1.0, one) for one in history])
+    st.lists(STEPS, max_size=60),
+)
 
 
 class Stored:
@@ -163,7 +181,7 @@ def test_replay_gives_equal_verdicts(history):
 
 
 @settings(max_examples=300)
-@given(history=HISTORIES, points=st.sets(st.integers(1, 80), max_size=6))
+@given(history=HISTORIES, points=st.sets(st.integers(1, 120), max_size=6))
 def test_restore_at_any_point_changes_nothing(history, points):
     """Writing the changed rows and restoring from them, anywhere and repeatedly, gives the verdicts of one long run."""
     fold, verdicts = run(history)

@@ -741,7 +741,7 @@ def test_sigterm_stops_a_service(tmp_path, monkeypatch, logged):
     monkeypatch.setattr(sys.modules["shared.web.serve"], "configure_logging", lambda *_: None)
 
     async def end(_: web.Application) -> None:
-        while not await asyncio.to_thread((tmp_path / "ready").exists):
+        while not await asyncio.to_thread((tmp_path / "ready").exists):  # noqa: ASYNC110  # files have no events
             await asyncio.sleep(0.005)
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.Event().wait()

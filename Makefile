@@ -1,0 +1,67 @@
+# Everything a contributor runs; `make help` explains it. Each target works as the first command after a clone.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.complete
+
+PYTEST_ARGS ?=
+UP_ARGS     ?=
+DEMO_ARGS   ?=
+BENCH_ARGS  ?=
+
+.PHONY: help setup demo up test lint types bench clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Arguments go in PYTEST_ARGS, UP_ARGS, DEMO_ARGS and BENCH_ARGS, as in: make demo DEMO_ARGS='--nodes 100'"
+
+setup: ## Make .venv with everything in it (.venv/bin/uneventful)
+	@sh deploy/bootstrap setup "$(PYTHON)"
+	@$(MAKE) --no-print-directory $(STAMP)
+
+# The stamp is written last: a cut-short installation is done again, a complete one is left alone.
+$(STAMP): pyproject.toml
+	@echo "make: setting up $(VENV) (a minute or two the first time)"
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --editable '.[server,cli,agent,embedded]' --group dev \
+		| grep -E '^(Collecting|Installing|Successfully)' || true
+	@$(BIN)/python -c 'import services.standalone.supervisor, pytest'
+	@touch $(STAMP)
+	@echo "make: $(VENV) is complete"
+
+demo: ## Roll out a good release and a bad one to simulated nodes, and watch the bad one being halted
+	@sh deploy/bootstrap demo "$(PYTHON)"
+	@$(MAKE) --no-print-directory $(STAMP)
+	@$(BIN)/uneventful demo $(DEMO_ARGS)
+
+up: ## Run all of Uneventful on this machine until Ctrl-C
+	@sh deploy/bootstrap demo "$(PYTHON)"
+	@$(MAKE) --no-print-directory $(STAMP)
+	@$(BIN)/uneventful up $(UP_ARGS)
+
+test: ## Run all tests, on a real Postgres and a real RabbitMQ of their own
+	@sh deploy/bootstrap test "$(PYTHON)"
+	@$(MAKE) --no-print-directory $(STAMP)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## Check style, formatting and the walls between packages
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+types: setup ## Check types (mypy, strict)
+	@$(BIN)/mypy
+
+bench: ## Measure the hot paths and print the ratios with their raw figures
+	@sh deploy/bootstrap test "$(PYTHON)"
+	@$(MAKE) --no-print-directory $(STAMP)
+	@$(BIN)/python tests/bench $(BENCH_ARGS)
+
+clean: ## Remove .venv, caches and what builds left
+	rm -rf $(VENV) dist build htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find services shared tests -name __pycache__ -type d -prune -exec rm -rf {} +
