@@ -102,10 +102,15 @@ async def rabbitmq_node(_rabbitmq_start) -> RabbitNode | RabbitElsewhere:
 
 
 @pytest.fixture(scope="session")
-async def postgres_server(request: pytest.FixtureRequest) -> AsyncIterator[PostgresServer | PostgresElsewhere]:
-    """A Postgres server with ``url(database)``; a test that kills or stops it starts its own instead."""
+def _broker_under_way(request: pytest.FixtureRequest) -> None:
+    """Asks for the broker's start where any test will need it; not async, since fixtures cannot be asked for in a loop."""
     if request.config.stash.get(_BROKER_WANTED, False):
         request.getfixturevalue("_rabbitmq_start")
+
+
+@pytest.fixture(scope="session")
+async def postgres_server(_broker_under_way: None) -> AsyncIterator[PostgresServer | PostgresElsewhere]:
+    """A Postgres server with ``url(database)``; a test that kills or stops it starts its own instead."""
     if url := os.environ.get("UNEVENTFUL_TEST_POSTGRES_URL"):
         yield PostgresElsewhere(url)
         return

@@ -17,7 +17,7 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
             str,
             msgspec.Meta(
                 pattern="^https?://",
-                description="Where control reaches distribution, to check payloads before publishing; not set: no check.",
+                description="Where control reaches distribution to check payloads before publishing; unset: no check.",
             ),
         ]
         | None

@@ -116,7 +116,9 @@ class GateWatch:
         try:
             while True:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), LOOK_EVERY_S)
+                    # Not wait_for: Python 3.11's loses a cancellation that comes together with the event.
+                    async with asyncio.timeout(LOOK_EVERY_S):
+                        await self._wake.wait()
                 if self._wake.is_set():
                     self._wake.clear()
                     self._attempts.clear()

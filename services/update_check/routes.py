@@ -69,7 +69,9 @@ async def _answer(
     if not identifies_node(app):
         # Nothing to remember it by: no update, and nothing recorded.
         if app.update_check:
-            return no_update_app(app.appid, app.ping, len(app.events), DEFAULT_POLL_INTERVAL_S)
+            return no_update_app(
+                app.appid, ping=app.ping, events=len(app.events), poll_interval=DEFAULT_POLL_INTERVAL_S
+            )
         return acknowledged_app(app.appid, ping=app.ping, events=len(app.events))
     group, outcome = await checks.check(request, app, application, _address(http), traceparent)
     poll_interval = group.poll_interval_s if group is not None else DEFAULT_POLL_INTERVAL_S
@@ -79,7 +81,7 @@ async def _answer(
         return outcome.rollout.answer.app(
             app.appid, outcome.token, ping=app.ping, events=len(app.events), poll_interval=poll_interval
         )
-    return no_update_app(app.appid, app.ping, len(app.events), poll_interval)
+    return no_update_app(app.appid, ping=app.ping, events=len(app.events), poll_interval=poll_interval)
 
 
 def _address(http: web.Request) -> str | None:

@@ -211,6 +211,8 @@ def _codebase(url: str) -> str:
     closed = url if url.endswith("/") else url + "/"
     if _URL_FORM.fullmatch(closed) is None:
         raise InvalidInput(f"a codebase is an http or https URL without query and fragment, not {url[:200]!r}")
+    if not {".", ".."}.isdisjoint(closed.split("/")):
+        raise InvalidInput(f"a codebase has no '.' or '..' segments; clients resolve them differently: {url[:200]!r}")
     if closed.count(TOKEN) > 1 or closed.count(TOKEN) != closed.count("/" + _TOKEN_SEGMENT):
         raise InvalidInput(f"{TOKEN} is one path segment of a codebase, and there once at most: {url[:200]!r}")
     return closed

@@ -52,7 +52,8 @@ class _WakeupSubscription:
             self._queue.grown.clear()
             while self._queue.waiting:
                 delivery = self._queue.waiting.popleft()
-                self._callback(delivery.type, delivery.raw)
+                with suppress(Exception):  # as everywhere: news goes on, whatever one callback does
+                    self._callback(delivery.type, delivery.raw)
 
 
 class _WorkSubscription:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.omaha.errorcodes import (
@@ -61,6 +61,7 @@ def test_events_mean_what_update_engine_means_by_them(event: Event, meaning: Eve
 integers = st.integers(-(2**31), 2**31 - 1)
 
 
+@settings(deadline=None)
 @given(st.builds(Event, integers, integers, st.none() | st.integers(0, 2**32 - 1), st.text(max_size=20)))
 def test_every_event_means_something(event: Event) -> None:
     """The meaning is total."""
@@ -87,6 +88,7 @@ def test_flags_are_split_from_the_error(code: int, base: int, flags: ErrorFlag) 
     assert base_code(code) == base
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_a_split_code_can_be_put_together_again(code: int) -> None:
     """Nothing is lost in splitting."""

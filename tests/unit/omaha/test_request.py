@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import InvalidInput
@@ -317,12 +317,14 @@ requests = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(requests)
 def test_what_is_written_is_read(request: Request) -> None:
     """Any request that the writer can write is read back as it was."""
     assert parse_request(render_request(request)) == request
 
 
+@settings(deadline=None)
 @given(
     apps.map(lambda app: node(**{name: getattr(app, name) for name in ("appid", "version", "machinealias", "board")}))
 )
@@ -333,6 +335,7 @@ def test_the_quick_way_reads_as_the_general_way_does(request: Request) -> None:
     assert parse_request(quick) == parse_request(general)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.text(alphabet='<>/="&;ab!-[] \n', max_size=120).map(str.encode))
 def test_any_bytes_give_a_request_or_a_fault_of_ours(body: bytes) -> None:
     """Whatever is sent, nothing but the two faults comes out."""

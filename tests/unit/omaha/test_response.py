@@ -6,7 +6,7 @@ import base64
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import InvalidInput
@@ -155,6 +155,8 @@ def test_application_ids_are_echoed_verbatim_and_escaped() -> None:
         {"codebases": ("https://update.example/{token}/{token}/",)},
         {"codebases": ("https://update.example/x{token}/",)},
         {"codebases": ("https://{token}/",)},
+        {"codebases": ("https://update.example/a/../b/",)},
+        {"codebases": ("https://update.example/.",)},
         {"packages": (Package(name="a/b", sha256_hex=MAIN_SHA256, size=1),)},
         {"packages": (Package(name="..", sha256_hex=MAIN_SHA256, size=1),)},
         {"packages": (Package(name="", sha256_hex=MAIN_SHA256, size=1),)},
@@ -200,7 +202,8 @@ packages = st.lists(
 )
 codebases = st.lists(
     st.from_regex(
-        r"https?://[a-z]{1,12}(:[1-9][0-9]{0,3})?(/[a-zA-Z0-9._&'~-]{1,20}){0,3}(/\{token\})?/?", fullmatch=True
+        r"https?://[a-z]{1,12}(:[1-9][0-9]{0,3})?(/[a-zA-Z0-9][a-zA-Z0-9._&'~-]{0,20}){0,3}(/\{token\})?/?",
+        fullmatch=True,
     ),
     min_size=1,
     max_size=3,
@@ -209,6 +212,7 @@ versions = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_ch
 tokens = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
 
 
+@settings(deadline=None)  # a busy machine is no fault of the code
 @given(versions, packages, codebases, tokens, st.booleans(), st.integers(0, 16), st.none() | st.integers(1, 86400))
 def test_every_update_is_taken_by_both_clients(  # noqa: PLR0917  # Hypothesis fills them in
     version: str,
