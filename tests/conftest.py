@@ -103,7 +103,7 @@ async def rabbitmq_node(_rabbitmq_start) -> RabbitNode | RabbitElsewhere:
 
 @pytest.fixture(scope="session")
 def _broker_under_way(request: pytest.FixtureRequest) -> None:
-    """Asks for the broker's start where any test will need it; not async, since fixtures cannot be asked for in a loop."""
+    """Lets the broker start beside Postgres if a test will need it; not async, since only sync fixtures can ask by name."""
     if request.config.stash.get(_BROKER_WANTED, False):
         request.getfixturevalue("_rabbitmq_start")
 

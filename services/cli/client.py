@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -184,8 +185,8 @@ class Client:
 
 
 async def _pieces(path: Path, on_progress: Callable[[int], None]) -> AsyncIterator[bytes]:
-    with contextlib.closing(path.open("rb")) as file:
-        while piece := file.read(CHUNK_BYTES):
+    with contextlib.closing(await asyncio.to_thread(path.open, "rb")) as file:
+        while piece := await asyncio.to_thread(file.read, CHUNK_BYTES):
             yield piece
             on_progress(len(piece))
 

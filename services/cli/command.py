@@ -13,7 +13,7 @@ import click
 from services.cli.client import Client
 from services.cli.errors import Ended
 from services.cli.output import Output
-from services.cli.target import Options, find_target
+from services.cli.target import Options, Target, find_target
 
 P = ParamSpec("P")
 
@@ -38,12 +38,12 @@ def talks(function: Callable[Concatenate[Client, Output, P], Awaitable[None]]) -
         as_json = bool(kwargs.pop("as_json", False)) or options.as_json
         output = Output(as_json=as_json)
 
-        async def talk() -> None:
-            async with Client(find_target(options)) as client:
+        async def talk(target: Target) -> None:
+            async with Client(target) as client:
                 await function(client, output, *args, **kwargs)
 
         try:
-            asyncio.run(talk())
+            asyncio.run(talk(find_target(options)))
         except Ended as end:
             end.as_json = as_json
             raise

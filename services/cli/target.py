@@ -82,7 +82,9 @@ def find_target(options: Options) -> Target:
     if url is None:
         raise Unreachable(f"{path} does not say where control is", hint="Name it by --url.")
     token_file = options.token_file
-    if token_file is None and ready is not None and ready.token_file is not None and options.url in (None, url):
+    # The token of the `up` on this machine is for nobody else.
+    of_ready = ready is not None and url.rstrip("/") == (_url_of(ready, "control") or "").rstrip("/")
+    if token_file is None and ready is not None and ready.token_file is not None and of_ready:
         token_file = path.parent / ready.token_file
     return Target(
         url=url.rstrip("/"),

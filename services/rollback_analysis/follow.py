@@ -121,6 +121,7 @@ class Analysis:
                         new=new,
                         changes=changes,
                         verdicts=verdicts,
+                        blind=fold.blind,
                         ids=self._ids,
                         clock=self._clock,
                     )

@@ -16,8 +16,8 @@ INSERT INTO analysis.folds (name, state) VALUES ('rollback_analysis', $1)
 ON CONFLICT (name) DO UPDATE SET state = excluded.state;
 
 -- name: write_changesets
-INSERT INTO analysis.changesets (changeset_id, state) SELECT * FROM unnest($1::uuid[], $2::bytea[])
-ON CONFLICT (changeset_id) DO UPDATE SET state = excluded.state;
+INSERT INTO analysis.changesets (changeset_id, state, view) SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::jsonb[])
+ON CONFLICT (changeset_id) DO UPDATE SET state = excluded.state, view = excluded.view;
 
 -- name: write_attempts
 INSERT INTO analysis.attempts (attempt_id, changeset_id, state) SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bytea[])
@@ -37,8 +37,13 @@ SELECT changeset_id, pace, braked_reason FROM control.changeset_gates WHERE chan
  ORDER BY changeset_id FOR NO KEY UPDATE;
 
 -- name: gates_of_active
--- The changesets that are rolled out now: who is braked while we are blind.
-SELECT DISTINCT changeset_id FROM control.rollouts WHERE state IN ('created', 'running', 'paused') ORDER BY changeset_id;
+-- The changesets that are rolled out now, who are braked while we are blind, and all that are braked: one that was halted
+-- in the meantime must not come back from it with the brake on.
+SELECT g.changeset_id FROM control.changeset_gates g
+ WHERE g.braked_reason IS NOT NULL
+    OR EXISTS (SELECT FROM control.rollouts o
+                WHERE o.changeset_id = g.changeset_id AND o.state IN ('created', 'running', 'paused'))
+ ORDER BY g.changeset_id;
 
 -- name: brake
 -- Brakes, or with $2 null releases, changesets.
@@ -47,7 +52,7 @@ UPDATE control.changeset_gates SET braked_reason = $2, changed_at = clock_timest
 RETURNING changeset_id, pg_notify('uneventful_gates', changeset_id::text);
 
 -- name: halt
-SELECT control.halt_changeset_v1($1, $2, 'rollback_analysis', $3, $4, 'rollback_analysis');
+SELECT control.halt_changeset_v1($1, $2, 'rollback_analysis', $3, $4, 'analysis');
 
 -- name: set_pace
 SELECT control.set_pace_v1($1, $2, $3, $4);

@@ -63,6 +63,7 @@ async def commit(
     new: int,
     changes: Changes,
     verdicts: Sequence[tuple[int, Verdict]],
+    blind: bool,
     ids: IdSource,
     clock: Clock,
 ) -> None:
@@ -73,6 +74,8 @@ async def commit(
         new: Where it goes.
         changes: The rows of the fold that changed.
         verdicts: (ordinal within its seq, verdict), in order.
+        blind: Whether anything keeps us from seeing after the batch: one site's sight releases no brake while another
+            is blind.
         ids: Event ids of what is only news.
         clock: Event times.
 
@@ -84,7 +87,7 @@ async def commit(
         await _write_rows(connection, changes)
         if verdicts:
             await _write_verdicts(connection, verdicts)
-            await _act(connection, [verdict for _, verdict in verdicts], ids, clock)
+            await _act(connection, [verdict for _, verdict in verdicts], ids, clock, blind=blind)
 
 
 async def _write_rows(connection: Connection, changes: Changes) -> None:
@@ -95,6 +98,7 @@ async def _write_rows(connection: Connection, changes: Changes) -> None:
             QUERIES["write_changesets"],
             [uuid.UUID(row.changeset_id) for row in changes.changesets],
             [orjson.dumps(row) for row in changes.changesets],
+            [dict(row.view) for row in changes.changesets],
         )
     if changes.attempts:
         await connection.execute(
@@ -116,11 +120,14 @@ async def _write_verdicts(connection: Connection, verdicts: Sequence[tuple[int, 
     )
 
 
-async def _act(connection: Connection, verdicts: Sequence[Verdict], ids: IdSource, clock: Clock) -> None:
+async def _act(
+    connection: Connection, verdicts: Sequence[Verdict], ids: IdSource, clock: Clock, *, blind: bool
+) -> None:
     """What follows from verdicts. Gates are locked first and in order, as everybody does; then halts before all else."""
     paces = {v.changeset_id: v for v in verdicts if isinstance(v, Pace)}
     halts = [v for v in verdicts if isinstance(v, Halt)]
-    blindness = [v for v in verdicts if isinstance(v, Blind | Sighted)]
+    # While blind the newest cause is the reason; where only other causes ended, the brake and its reason stay.
+    blindness = [v for v in verdicts if isinstance(v, Blind if blind else Blind | Sighted)]
     active: list[uuid.UUID] = []
     if blindness:
         active = [row[0] for row in await connection.fetch(QUERIES["gates_of_active"])]
@@ -135,7 +142,7 @@ async def _act(connection: Connection, verdicts: Sequence[Verdict], ids: IdSourc
             uuid.uuid5(VERDICT_IDS, f"halt:{verdict.seq}:{verdict.changeset_id}"),
         )
     if blindness:
-        await _brake(connection, blindness[-1], active, ids, clock)
+        await _brake(connection, blindness[-1], active, ids, clock, blind=blind)
     for pace_verdict in paces.values():
         gate = gates.get(uuid.UUID(pace_verdict.changeset_id))
         if gate is not None:
@@ -158,10 +165,16 @@ def _closing_kind(verdict: Expire | Park) -> str:
 
 
 async def _brake(
-    connection: Connection, verdict: Blind | Sighted, active: list[uuid.UUID], ids: IdSource, clock: Clock
+    connection: Connection,
+    verdict: Blind | Sighted,
+    active: list[uuid.UUID],
+    ids: IdSource,
+    clock: Clock,
+    *,
+    blind: bool,
 ) -> None:
     reason = None
-    if isinstance(verdict, Blind):
+    if blind and isinstance(verdict, Blind):
         where = f"site {verdict.site!r}" if verdict.site else "the fleet"
         reason = f"blind: {verdict.reason.value} at {where} ({verdict.seen:g} of {verdict.expected:g} expected)"
     changed = await connection.fetch(QUERIES["brake"], active, reason)

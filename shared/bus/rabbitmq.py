@@ -123,16 +123,16 @@ class RabbitSubscription:
             stopped.cancel()
 
     async def _consume_until_lost(self, stopped: asyncio.Task[Any]) -> None:
-        connection = await self._bus.connection()
+        connection, channel = await self._bus.open_channel()
         lost = asyncio.Event()
 
         def on_lost(*_: object) -> None:
             lost.set()
 
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            channel = await connection.channel(publisher_confirms=False)
         channel.close_callbacks.add(on_lost)
         connection.close_callbacks.add(on_lost)
+        if channel.is_closed or connection.is_closed:
+            raise Unavailable("the channel ended while it was opened", retry_after_s=1.0)
         worker: asyncio.Task[None] | None = None
         losing = asyncio.create_task(lost.wait())
         try:
@@ -269,16 +269,27 @@ class RabbitBus:
         self._connecting = asyncio.Lock()
         self._subscriptions: set[RabbitSubscription] = set()
 
-    async def connection(self) -> AbstractConnection:
-        """The open connection, made when there is none.
+    async def open_channel(self) -> tuple[AbstractConnection, AbstractChannel]:
+        """The open connection, made when there is none, and a new channel on it.
 
         Raises:
             Unavailable: The broker cannot be reached.
         """
         async with self._connecting:
-            if self._connection is None or self._connection.is_closed:
-                self._connection = await open_connection(self._url, self._name)
-            return self._connection
+            connection = await self._open_connection()
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    return connection, await connection.channel(publisher_confirms=False)
+            except RuntimeError as fault:
+                # aiormq's word for a connection that ended and has not said so yet: give it up for a new one.
+                self._connection = None
+                await _close_quietly(connection)
+                raise Unavailable(f"the connection to RabbitMQ ended: {fault}", retry_after_s=1.0) from fault
+
+    async def _open_connection(self) -> AbstractConnection:
+        if self._connection is None or self._connection.is_closed:
+            self._connection = await open_connection(self._url, self._name)
+        return self._connection
 
     def subscribe(self, types: Sequence[str], callback: Callback) -> RabbitSubscription:
         """News; see ``Wakeups.subscribe``."""
@@ -308,7 +319,8 @@ class RabbitBus:
     async def ping(self) -> None:
         """Raise ``Unavailable`` unless the connection is open or can be opened."""
         check_alive(subscription.task for subscription in self._subscriptions)
-        await self.connection()
+        async with self._connecting:
+            await self._open_connection()
 
     async def close(self) -> None:
         """Close all subscriptions, then the connection."""

@@ -638,7 +638,8 @@ BEGIN
                'node_id', m.node_id, 'machine_id', n.machine_id, 'application_id', m.application_id,
                'attempt_id', m.attempt_id, 'rollout_id', m.rollout_id, 'changeset_id', m.changeset_id, 'group_id', m.group_id,
                'arch', m.arch, 'from_version', m.from_version, 'to_version', m.to_version, 'version', n.version,
-               'state_after', 'recalled', 'applied', true, 'reason', p_reason, 'source', p_source)),
+               'state_after', 'recalled', 'applied', true, 'reason', p_reason,
+               'source', CASE p_source WHEN 'analysis' THEN 'analysis' ELSE 'control' END)),
            m.attempt_id::text
       FROM moved m LEFT JOIN fleet.nodes n ON n.node_id = m.node_id
      ORDER BY m.attempt_id;
@@ -696,6 +697,8 @@ DECLARE
     resumed control.changeset_gates;
     initial integer;
 BEGIN
+    -- The global gate first, as grants lock it: the policy version is raised below.
+    PERFORM 1 FROM control.global_gate FOR NO KEY UPDATE;
     PERFORM 1 FROM control.changeset_gates WHERE changeset_id = p_changeset_id FOR NO KEY UPDATE;
     SELECT max((parameters ->> 'hold_budget')::integer) INTO initial FROM control.rollouts
      WHERE changeset_id = p_changeset_id AND state = 'halted';
@@ -718,12 +721,12 @@ $$;
 
 -- control.set_pace_v1: how many nodes may be in flight: of the changeset, and of each of its rollouts' groups.
 -- Takes the locks that grants take, so that no grant commits above a pace that was lowered.
-CREATE FUNCTION control.set_pace_v1(p_changeset_id uuid, p_pace integer, p_rollout_ids uuid[], p_paces integer[], p_braked_reason text)
+CREATE FUNCTION control.set_pace_v1(p_changeset_id uuid, p_pace integer, p_rollout_ids uuid[], p_paces integer[])
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM 1 FROM control.changeset_gates WHERE changeset_id = p_changeset_id FOR NO KEY UPDATE;
     PERFORM 1 FROM control.rollouts WHERE rollout_id = ANY (p_rollout_ids) ORDER BY rollout_id FOR NO KEY UPDATE;
-    UPDATE control.changeset_gates SET pace = p_pace, braked_reason = p_braked_reason, changed_at = clock_timestamp()
+    UPDATE control.changeset_gates SET pace = p_pace, changed_at = clock_timestamp()
      WHERE changeset_id = p_changeset_id;
     UPDATE control.rollouts o SET pace = u.pace
       FROM unnest(p_rollout_ids, p_paces) AS u(rollout_id, pace) WHERE o.rollout_id = u.rollout_id AND o.pace <> u.pace;

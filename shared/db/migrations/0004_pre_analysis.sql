@@ -9,7 +9,9 @@ CREATE TABLE analysis.folds (
 
 CREATE TABLE analysis.changesets (
     changeset_id uuid PRIMARY KEY,
-    state bytea NOT NULL
+    state bytea NOT NULL,
+    -- Counts, evidence and paces as readers want them: what control shows. The rest of this schema is nobody else's.
+    view jsonb NOT NULL
 );
 
 CREATE TABLE analysis.attempts (

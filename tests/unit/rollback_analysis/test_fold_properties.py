@@ -87,7 +87,7 @@ CREATED = st.builds(
 TICKED = st.builds(
     lambda contacts, expected, lag: Ticked(contacts=contacts, expected=expected, ingest_lag_s=lag),
     st.dictionaries(st.sampled_from("st"), st.integers(0, 30), max_size=2),
-    st.dictionaries(st.sampled_from("st"), st.floats(0, 25), max_size=2),
+    st.dictionaries(st.sampled_from("st"), st.floats(0, 60), max_size=2),
     st.sampled_from([0.0] * 9 + [16.0]),
 )
 OPERATED = st.one_of(
@@ -132,12 +132,14 @@ STEPS = st.one_of(
     st.tuples(st.sampled_from([1.0, 5.0, 10.0, 10.0, 30.0, 100.0]), EVENTS).map(lambda step: [step]),
     st.lists(st.tuples(st.just(0.0), observed(USUAL)), min_size=1, max_size=10),
     WAITED,
+    WAITED,
     OVERRULED,
+    TICKED.map(lambda ticked: [(10.0, ticked)]),
 )
 HISTORIES = st.builds(
     lambda begin, steps: [(1.0, created) for created in begin] + [event for step in steps for event in step],
     st.lists(CREATED, min_size=1, max_size=3),
-    st.lists(STEPS, max_size=60),
+    st.lists(STEPS, min_size=12, max_size=60),
 )
 
 

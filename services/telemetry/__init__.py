@@ -1,0 +1,1 @@
+"""What native agents report, durable before it is acknowledged."""
