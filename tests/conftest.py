@@ -103,7 +103,7 @@ async def rabbitmq_node(_rabbitmq_start) -> RabbitNode | RabbitElsewhere:
 
 @pytest.fixture(scope="session")
 def _broker_under_way(request: pytest.FixtureRequest) -> None:
-    """Lets the broker start beside Postgres if a test will need it; not async, since only sync fixtures can ask by name."""
+    """Lets the broker start beside Postgres if a test will need it; only a sync fixture can ask by name."""
     if request.config.stash.get(_BROKER_WANTED, False):
         request.getfixturevalue("_rabbitmq_start")
 

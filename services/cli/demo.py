@@ -79,7 +79,7 @@ def _directory(data: Path | None) -> Path:
 
 async def _run(people: Console, data: Path, *, nodes: int, bad_rate: float, seed: int, live: bool) -> Summary:
     def say(line: str) -> None:
-        people.print(Text(line))
+        people.print(Text(line), soft_wrap=True)
 
     if not live:
         return await play(data=data, nodes=nodes, bad_rate=bad_rate, seed=seed, show=_line_now_and_then(say), say=say)

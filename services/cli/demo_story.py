@@ -268,7 +268,7 @@ async def _bad_act(theatre: _Theatre, data: Path, seed: int, say: Callable[[str]
     return BadEnd(
         version=BAD,
         halted=theatre.halted,
-        nodes_exposed=counts.exposed,
+        nodes_exposed=theatre.started,
         granted=counts.granted,
         granted_after_halt=max(in_ledger, served),
         rolled_back=theatre.attempts("rolled_back"),
@@ -299,6 +299,11 @@ class _Theatre:
     @property
     def in_flight(self) -> int:
         return int(self.rollout["changeset_in_flight"]) if self.rollout is not None else 0
+
+    @property
+    def started(self) -> int:
+        evidence = self.rollout["evidence"] if self.rollout is not None else None
+        return int(evidence["started"]) if evidence is not None else 0
 
     def attempts(self, state: str) -> int:
         return int(self.rollout["attempts"].get(state, 0)) if self.rollout is not None else 0

@@ -35,14 +35,12 @@ def evidence_line(item: Mapping[str, Any]) -> str:
             f"ln E = {ln_e:.2f} against {threshold:.2f}: {cell(evidence.get('bad'))} bad of "
             f"{cell(evidence.get('started'))} started"
         )
-    counts = ((item.get("verdict") or {}).get("verdict") or {}).get("counts") or {}
-    if not counts:
+    live = item.get("evidence")
+    if not live or not live["started"]:
         return "nothing has started yet"
-    upper = number((item.get("verdict") or {}).get("verdict", {}).get("p_upper"))
-    bound = "" if upper is None else f"; bad rate at most {upper:.1%}"
     return (
-        f"{cell(counts.get('started'))} started: {cell(counts.get('good'))} good, {cell(counts.get('bad'))} bad, "
-        f"{cell(counts.get('pending'))} pending{bound}"
+        f"ln E = {live['ln_e']:.2f} against {live['threshold']:.2f}: {live['started']} started, {live['good']} good, "
+        f"{live['bad']} bad, {live['pending']} pending; bad rate {live['rate_lower']:.1%} to {live['rate_upper']:.1%}"
     )
 
 

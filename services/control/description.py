@@ -401,7 +401,7 @@ def _inline(schema: Any, components: dict[str, Any]) -> Any:
         if "$ref" in schema:
             return _inline(components[schema["$ref"].rpartition("/")[2]], components)
         return {name: _inline(value, components) for name, value in schema.items()}
-    if isinstance(schema, list):
+    if isinstance(schema, list | tuple):
         return [_inline(item, components) for item in schema]
     return schema
 

@@ -285,6 +285,10 @@ SELECT n.version, count(*) AS nodes, count(*) FILTER (WHERE n.cloned) AS cloned,
 SELECT seq, kind, convert_from(verdict, 'UTF8')::jsonb AS verdict, decided_at FROM analysis.verdicts
  WHERE changeset_id = $1 AND kind = ANY ($2::text[]) ORDER BY seq DESC, ordinal DESC LIMIT 1;
 
+-- name: evidence
+-- What the analysis holds of a changeset right now, as it wants to be read.
+SELECT view FROM analysis.changesets WHERE changeset_id = $1;
+
 -- name: running_rollouts
 -- Running rollouts with nothing in flight: those that may be complete.
 SELECT r.rollout_id, r.group_id, r.changeset_id, r.arch, c.version

@@ -702,6 +702,7 @@ class Store:
             census = await self._census(connection, rollout, self._clock.now())
             pace = await connection.fetchrow(QUERIES["verdict"], changeset_id, ["pace"])
             halt = await connection.fetchrow(QUERIES["verdict"], changeset_id, ["halt"])
+            evidence = await connection.fetchval(QUERIES["evidence"], changeset_id)
             everything = _one(await connection.fetchrow(QUERIES["global_gate"]))
         why = standstill.standstill(
             standstill.Situation(
@@ -729,6 +730,7 @@ class Store:
             "gate": _gate(rollout, "gate_pace"),
             "verdict": _verdict(pace),
             "halt_verdict": _verdict(halt),
+            "evidence": evidence,
             "standstill": why,
             "explanation": None if why is None else standstill.EXPLANATIONS[why],
         }

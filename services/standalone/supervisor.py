@@ -272,6 +272,7 @@ class Supervisor:
         self._rabbitmq: RabbitNode | None = None
         self._services: dict[str, ServiceProcess] = {}
         self._lock: int | None = None
+        self._predecessor_was_killed = False
         self._stopping = asyncio.Event()
 
     @property
@@ -346,6 +347,7 @@ class Supervisor:
         ):
             await asyncio.gather(*(program.stop() for program in stage))
         if self._lock is not None:
+            os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
 
@@ -385,15 +387,17 @@ class Supervisor:
                 f"`uneventful up` already runs on {self.data} (pid {holder or 'unknown'}). "
                 f"Stop it first, or choose another directory with --data."
             ) from error
+        # A stop empties the file, so a number in it means that the last one was killed.
+        self._predecessor_was_killed = bool(os.read(descriptor, 32).strip())
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._lock = descriptor
 
     async def _check_ports(self) -> None:
-        """Waits for the ports of a predecessor that is still on its way out; names those that stay taken."""
+        """Names the ports that are taken; those of a killed predecessor become free within seconds."""
         deadline = time.monotonic() + _PREDECESSOR_SECONDS
         while taken := [f"{port} ({name})" for name, port in self._ports.items() if not port_is_free(port)]:
-            if time.monotonic() > deadline or self._settings.base_port == 0:
+            if time.monotonic() > deadline or not self._predecessor_was_killed:
                 raise AlreadyRunning(
                     f"These ports on 127.0.0.1 are taken: {', '.join(taken)}. "
                     f"Choose others with --base-port, or free ones with --base-port 0."

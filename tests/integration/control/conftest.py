@@ -226,6 +226,16 @@ def fleet(pool, app) -> Fleet:
 
 
 @pytest.fixture
+def fleet_of(pool):
+    """Writes a node of a group."""
+
+    async def node(group: dict[str, Any], name: str, version: str) -> uuid.UUID:
+        return await Fleet(pool, group["application_id"]).node(name, group["group_id"], version)
+
+    return node
+
+
+@pytest.fixture
 def events(pool):
     """Types of the events in the inbox, in the order in which they were appended."""
 
