@@ -117,8 +117,9 @@ def plain_line(scene: Scene) -> str:
     running = statistics.running[scene.version] if statistics is not None else 0
     attempts = rollout["attempts"]
     return (
-        f"{scene.act}: {running} of {rollout['nodes']['total']} nodes run it, {rollout['changeset_in_flight']} in flight "
-        f"at pace {rollout['gate']['pace']}, {attempts.get('rolled_back', 0)} rolled back; {_evidence(rollout)[0]}"
+        f"{scene.act}: {running} of {rollout['nodes']['total']} nodes run it, "
+        f"{rollout['changeset_in_flight']} in flight at pace {rollout['gate']['pace']}, "
+        f"{attempts.get('rolled_back', 0)} rolled back; {_evidence(rollout)[0]}"
     )
 
 
@@ -167,7 +168,8 @@ def summary_table(summary: Summary) -> RenderableType:
     table.add_column(overflow="fold")
     table.add_row(
         f"{good.version} (good)",
-        f"{good.committed} of {summary.nodes} nodes committed it, {good.rolled_back} rolled back, in {good.seconds:g} s",
+        f"{good.committed} of {summary.nodes} nodes committed it, {good.rolled_back} rolled back, "
+        f"in {good.seconds:g} s",
     )
     table.add_row(
         f"{bad.version} (bad)",

@@ -44,6 +44,7 @@ _ID: Final[dict[str, Any]] = {"type": "string", "format": "uuid"}
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
 _TIME: Final[dict[str, Any]] = {"type": "string", "format": "date-time"}
 _COUNT: Final[dict[str, Any]] = {"type": "integer", "minimum": 0}
+_NUMBER: Final[dict[str, Any]] = {"type": "number"}
 _FLAG: Final[dict[str, Any]] = {"type": "boolean"}
 _ANY: Final[dict[str, Any]] = {"type": "object", "additionalProperties": True}
 _COUNTS: Final[dict[str, Any]] = {"type": "object", "additionalProperties": _COUNT}
@@ -201,9 +202,24 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
         gate=_ref("Gate"),
         verdict=_or_null(_ref("Verdict")),
         halt_verdict=_or_null(_ref("Verdict")),
+        evidence=_or_null(_ref("Evidence")),
         standstill=_or_null(_words(*(word.value for word in Standstill))),
         explanation=_or_null(_TEXT),
     ),
+    "Evidence": {
+        **_object(
+            "What the analysis holds of the changeset now, over all groups: halted once `ln_e` reaches `threshold`.",
+            started=_COUNT,
+            good=_COUNT,
+            bad=_COUNT,
+            pending=_COUNT,
+            ln_e=_NUMBER,
+            threshold=_NUMBER,
+            rate_lower=_NUMBER,
+            rate_upper=_NUMBER,
+        ),
+        "additionalProperties": True,
+    },
     "Verdict": _object(
         "What the analysis decided at a place of the ledger; floats are given exactly, in hex too.",
         seq=_COUNT,

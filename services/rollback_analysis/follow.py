@@ -89,7 +89,7 @@ class Analysis:
     async def _lead_once(self) -> None:
         connection = await connect(self._database_url.reveal(), application_name="rollback_analysis leader")
         try:
-            while not await store.lead(connection):
+            while not await store.lead(connection):  # noqa: ASYNC110  # only Postgres knows when the lock is free
                 await asyncio.sleep(STANDBY_LOOK_S)
             self._leads = True
             LEADS.set(1)

@@ -1,4 +1,4 @@
-"""Judge the ledger again from its beginning, and compare with what was decided: equal bytes, or the analysis is wrong."""
+"""Judge the ledger again from its beginning, and compare with what was decided: the bytes must be equal."""
 
 from __future__ import annotations
 

@@ -13,7 +13,17 @@ from asyncpg.pool import PoolConnectionProxy
 
 from services.rollback_analysis.fold import Fold
 from services.rollback_analysis.fold_rows import AttemptRow, Changes, ChangesetRow, FoldRow
-from services.rollback_analysis.verdicts import Blind, Expire, ExpireReason, Halt, Pace, Park, Sighted, Verdict, verdict_bytes
+from services.rollback_analysis.verdicts import (
+    Blind,
+    Expire,
+    ExpireReason,
+    Halt,
+    Pace,
+    Park,
+    Sighted,
+    Verdict,
+    verdict_bytes,
+)
 from shared.clock import Clock
 from shared.db.queries import Queries
 from shared.events import new_event
@@ -70,6 +80,7 @@ async def commit(
     """Write a batch: checkpoint, rows, verdicts and what follows from them, all or nothing.
 
     Args:
+        connection: The one that holds the lock.
         old: Where the checkpoint stands.
         new: Where it goes.
         changes: The rows of the fold that changed.
@@ -123,7 +134,7 @@ async def _write_verdicts(connection: Connection, verdicts: Sequence[tuple[int, 
 async def _act(
     connection: Connection, verdicts: Sequence[Verdict], ids: IdSource, clock: Clock, *, blind: bool
 ) -> None:
-    """What follows from verdicts. Gates are locked first and in order, as everybody does; then halts before all else."""
+    """What follows from verdicts: gates are locked first, in everybody's order; halts come before all else."""
     paces = {v.changeset_id: v for v in verdicts if isinstance(v, Pace)}
     halts = [v for v in verdicts if isinstance(v, Halt)]
     # While blind the newest cause is the reason; where only other causes ended, the brake and its reason stay.
@@ -131,7 +142,9 @@ async def _act(
     active: list[uuid.UUID] = []
     if blindness:
         active = [row[0] for row in await connection.fetch(QUERIES["gates_of_active"])]
-    touched = sorted({uuid.UUID(changeset_id) for changeset_id in (*paces, *(v.changeset_id for v in halts))} | set(active))
+    touched = sorted(
+        {uuid.UUID(changeset_id) for changeset_id in (*paces, *(v.changeset_id for v in halts))} | set(active)
+    )
     gates = {row["changeset_id"]: row for row in await connection.fetch(QUERIES["lock_gates"], touched)}
     for verdict in halts:
         await connection.fetchval(

@@ -19,6 +19,7 @@ from shared.web import problem_response, read_body
 
 REPORTER: Final = web.AppKey("REPORTER", FleetReporter)
 AWAY_RETRY_AFTER_S: Final = 2.0
+WARN_EVERY_S: Final = 5.0
 
 _JSON: Final = {"Content-Type": "application/json"}
 
@@ -38,6 +39,7 @@ class ReportRoutes:
     def __init__(self, clock: Clock, *, trust_forwarded_for: bool) -> None:
         self._clock = clock
         self._trust_forwarded_for = trust_forwarded_for
+        self._warned_at = float("-inf")
 
     def table(self) -> list[web.RouteDef]:
         """The routes, as openapi.yaml has them."""
@@ -51,7 +53,7 @@ class ReportRoutes:
             refusal = error
         except Exception as error:  # noqa: BLE001  # answered and logged
             if is_transient(error):
-                _log.warning("reports.unavailable", cause=type(error).__name__, error=str(error))
+                self._warn(error)
                 refusal = Unavailable(
                     "the reports could not be written; send them again with the same event ids",
                     retry_after_s=AWAY_RETRY_AFTER_S,
@@ -92,6 +94,13 @@ class ReportRoutes:
         for error in errors:
             _REPORTS.add(1, (error.code,))
         return web.Response(status=202, body=render(accepted, duplicates, errors), headers=_JSON)
+
+    def _warn(self, error: Exception) -> None:
+        """Log an outage now and then: thousands of requests may meet it."""
+        now = self._clock.monotonic()
+        if now - self._warned_at >= WARN_EVERY_S:
+            self._warned_at = now
+            _log.warning("reports.unavailable", cause=type(error).__name__, error=str(error))
 
     def _address(self, request: web.Request) -> str | None:
         if self._trust_forwarded_for:

@@ -14,7 +14,7 @@ from aiohttp import web
 from services.update_check.checks import Checks
 from services.update_check.contacts import ContactBook
 from services.update_check.keeper import SnapshotKeeper, postgres_is_away
-from services.update_check.routes import CHECKS, KEEPER, MAX_BODY_BYTES, TRUST_FORWARDED_FOR, add_routes
+from services.update_check.routes import CHECKS, CLOCK, KEEPER, MAX_BODY_BYTES, TRUST_FORWARDED_FOR, add_routes
 from services.update_check.settings import Settings
 from services.update_check.spool import Spool
 from shared.bus import connect_bus
@@ -65,7 +65,7 @@ def make_app(settings: Settings) -> web.Application:
             )
             spool = Spool(Path(settings.spool_dir), max_bytes=settings.spool_max_bytes)
             checks = Checks(pool, keeper, reporter, contacts, spool, ids=ids, clock=clock)
-            app[KEEPER], app[CONTACTS], app[SPOOL], app[CHECKS] = keeper, contacts, spool, checks
+            app[KEEPER], app[CONTACTS], app[SPOOL], app[CHECKS], app[CLOCK] = keeper, contacts, spool, checks, clock
             # What an earlier life left behind is older than anything that can be said now.
             await checks.drain_spool()
             await keeper.load()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -12,9 +11,10 @@ import stamina
 import structlog
 
 from services.update_check import dialect, store
-from services.update_check.configuration import ApplicationView, GroupView, RolloutView
+from services.update_check.configuration import RolloutView
 from services.update_check.contacts import Contact, ContactBook
-from services.update_check.decide import WITHHELD, Decision, Offer, Reason, Withheld, decide
+from services.update_check.decide import WITHHELD, Decision, Reason, Withheld, decide
+from services.update_check.dialect import Poll
 from services.update_check.keeper import SnapshotKeeper, postgres_is_away
 from services.update_check.spool import Spool
 from services.update_check.standing import NOTHING, NodeKey, OpenAttempt
@@ -27,8 +27,7 @@ from shared.errors import Unavailable
 from shared.fleet import FleetReporter, Outcome
 from shared.ids import IdSource
 from shared.observability.metrics import METRICS
-from shared.omaha.facts import arch_of
-from shared.omaha.request import App, Request
+from shared.omaha.request import Event
 
 DECISIONS = METRICS.counter("uneventful_update_decisions", "Polls judged, by what came of them.", ("decision",))
 SPOOLED = METRICS.counter("uneventful_reports_spooled", "Reports kept on disk since Postgres was away.")
@@ -86,70 +85,33 @@ class Checks:
         self._grants: dict[uuid.UUID, GroupCommit[tuple[int, GrantRequest], GrantResult]] = {}
         self._full_until: dict[uuid.UUID, float] = {}
 
-    async def check(
-        self, request: Request, app: App, application: ApplicationView, address: str | None, traceparent: str | None
-    ) -> tuple[GroupView | None, Granted | Withheld | None]:
+    async def check(self, poll: Poll) -> Granted | Withheld | None:
         """Take one ``<app>`` of a request: events, ping, update check, in this order.
 
         Returns:
-            The node's group, and what the update check comes to; None where none was asked for.
+            What the update check comes to; None where none was asked for.
 
         Raises:
             Unavailable: A report could be made durable neither in Postgres nor in the spool.
         """
-        standings = self._keeper.standings
-        at = self._clock.now()
-        group = application.group_of(lambda name: dialect.fact(request, app, name))
-        key = (application.application_id, app.machineid)
-        attempt = standings.attempts.get(key)
-        boot_id = dialect.boot_id_of(app)
+        app = poll.app
+        attempt = self._keeper.standings.attempts.get(poll.key)
         news = dialect.news_of(app) if app.events else ()
-
-        def observe(node_id: uuid.UUID) -> Observation:
-            return dialect.observation_of(
-                request,
-                app,
-                None,
-                ObservationKind.POLL if app.update_check else ObservationKind.PING,
-                application=application,
-                node_id=node_id,
-                group_id=group.group_id if group is not None else None,
-                at=at,
-                address=address,
-                ids=self._ids,
-                traceparent=traceparent,
-            )
-
-        if news or (attempt is not None and attempt.boot_id != boot_id):
-            node_id = node_id_for(*key)
-            observations = [
-                dialect.observation_of(
-                    request,
-                    app,
-                    event,
-                    kind,
-                    application=application,
-                    node_id=node_id,
-                    group_id=group.group_id if group is not None else None,
-                    at=at,
-                    address=address,
-                    ids=self._ids,
-                    traceparent=traceparent,
-                )
-                for event, kind in news
-            ] or [observe(node_id)]
-            await self._record(key, observations)
+        if news:
+            await self._record(poll.key, [self._observation(poll, event, kind) for event, kind in news])
+        elif attempt is not None and attempt.boot_id != poll.boot_id:
+            await self._record(poll.key, [self._observation(poll)])
         else:
-            self._contacts.heard(
-                key, Contact(at, app.version, boot_id, group.group_id if group is not None else None, observe)
-            )
+            group_id = poll.group.group_id if poll.group is not None else None
+            contact = Contact(poll.at, app.version, poll.boot_id, group_id, lambda: self._observation(poll))
+            self._contacts.heard(poll.key, contact)
         if attempt is None:
             self._contacts.idle("")
         if not app.update_check:
-            return group, None
-        answer = await self._judge(request, app, key, group, boot_id, observe, at, traceparent)
+            return None
+        answer = await self._judge(poll)
         DECISIONS.add(1, (answer.reason.value if isinstance(answer, Withheld) else "granted",))
-        return group, answer
+        return answer
 
     async def drain_spool(self) -> int:
         """Bring what was spooled to Postgres; raises while Postgres is away."""
@@ -186,13 +148,20 @@ class Checks:
         if outcome.quarantined and outcome.changeset_id is not None:
             standings.quarantine(key, outcome.changeset_id)
 
-    def _decide(self, key: NodeKey, group: GroupView | None, arch: str | None, version: str) -> Decision:
+    def _observation(self, poll: Poll, event: Event | None = None, kind: ObservationKind | None = None) -> Observation:
+        """What one of the poll's events says, or the poll itself."""
+        if kind is None:
+            kind = ObservationKind.POLL if poll.app.update_check else ObservationKind.PING
+        return dialect.observation_of(poll, event, kind, self._ids.uuid7())
+
+    def _decide(self, poll: Poll) -> Decision:
         standings = self._keeper.standings
         closed = self._keeper.fail_closed()
         if closed is not None:
             return WITHHELD[closed]
         if not self._spool.empty:
             return WITHHELD[Reason.REPORTS_SPOOLED]
+        key, group, arch = poll.key, poll.group, poll.arch
         rollout = group.rollouts.get(arch) if group is not None and arch is not None else None
         retry = standings.retries.get(key)
         if retry is not None and retry[1] <= self._clock.monotonic():
@@ -202,91 +171,65 @@ class Checks:
             self._keeper.configuration,
             group,
             arch,
-            version,
-            standings.attempts.get(key),
-            standings.quarantined.get(key, NOTHING),
+            poll.app.version,
+            attempt=standings.attempts.get(key),
+            quarantined=standings.quarantined.get(key, NOTHING),
             cloned=key in standings.cloned,
             retry_changeset=retry[0] if retry is not None else None,
             changeset_in_flight=standings.changeset_in_flight[rollout.changeset_id] if rollout is not None else 0,
             group_in_flight=standings.group_in_flight[rollout.group_id] if rollout is not None else 0,
         )
 
-    async def _judge(
-        self,
-        request: Request,
-        app: App,
-        key: NodeKey,
-        group: GroupView | None,
-        boot_id: str,
-        observe: Any,
-        at: datetime,
-        traceparent: str | None,
-    ) -> Granted | Withheld:
-        arch = arch_of(request, app)
-        decision = self._decide(key, group, arch, app.version)
+    async def _judge(self, poll: Poll) -> Granted | Withheld:
+        decision = self._decide(poll)
         if isinstance(decision, Withheld):
             return decision
         if self._is_full(decision.rollout.rollout_id) and not decision.repeated:
             return WITHHELD[Reason.CHANGESET_PACE]
-        node_id = node_id_for(*key)
         try:
             # The node's row must say what this poll says before an offer compares with it.
-            for outcome in await self._reporter.submit_many([observe(node_id)]):
-                self._learn(key, outcome)
-            decision = self._decide(key, group, arch, app.version)
+            for outcome in await self._reporter.submit_many([self._observation(poll)]):
+                self._learn(poll.key, outcome)
+            decision = self._decide(poll)
             if isinstance(decision, Withheld):
                 return decision
-            return await self._grant(decision, key, node_id, app.version, boot_id, at, traceparent)
+            return await self._grant(decision.rollout, poll)
         except Exception as error:
             if not postgres_is_away(error):
                 raise
             _log.warning("grant.postgres_away", error=type(error).__name__)
             return WITHHELD[Reason.POSTGRES_AWAY]
 
-    async def _grant(
-        self,
-        offer: Offer,
-        key: NodeKey,
-        node_id: uuid.UUID,
-        version: str,
-        boot_id: str,
-        at: datetime,
-        traceparent: str | None,
-    ) -> Granted | Withheld:
-        rollout = offer.rollout
+    async def _grant(self, rollout: RolloutView, poll: Poll) -> Granted | Withheld:
         grants = self._grants.get(rollout.rollout_id)
         if grants is None:
             grants = self._grants[rollout.rollout_id] = self._new_grants(rollout.rollout_id)
-        attempt_id = self._ids.uuid7()
-        result = await grants.submit(
-            (
-                self._keeper.configuration.policy_version,
-                GrantRequest(
-                    node_id=node_id,
-                    attempt_id=attempt_id,
-                    token=self._ids.token(),
-                    event_id=self._ids.uuid7(),
-                    version=version,
-                    boot_id=boot_id,
-                    at=at,
-                    traceparent=traceparent,
-                ),
-            )
+        request = GrantRequest(
+            node_id=node_id_for(*poll.key),
+            attempt_id=self._ids.uuid7(),
+            token=self._ids.token(),
+            event_id=self._ids.uuid7(),
+            version=poll.app.version,
+            boot_id=poll.boot_id,
+            at=poll.at,
+            traceparent=poll.traceparent,
         )
+        result = await grants.submit((self._keeper.configuration.policy_version, request))
         standings = self._keeper.standings
         if result.token is not None and result.attempt_id is not None:
             if result.status == "granted":
                 standings.open(
-                    key, OpenAttempt(result.attempt_id, rollout.changeset_id, rollout.group_id, "offered", boot_id)
+                    poll.key,
+                    OpenAttempt(result.attempt_id, rollout.changeset_id, rollout.group_id, "offered", poll.boot_id),
                 )
             return Granted(rollout, result.token)
         reason = _REASONS[result.status]
-        if reason in (Reason.RETRY_LATER, Reason.ATTEMPTS_SPENT):
-            standings.retries[key] = (rollout.changeset_id, self._clock.monotonic() + RETRY_LATER_S)
+        if reason in {Reason.RETRY_LATER, Reason.ATTEMPTS_SPENT}:
+            standings.retries[poll.key] = (rollout.changeset_id, self._clock.monotonic() + RETRY_LATER_S)
         elif reason is Reason.QUARANTINED:
-            standings.quarantine(key, rollout.changeset_id)
+            standings.quarantine(poll.key, rollout.changeset_id)
         elif reason is Reason.CLONED:
-            standings.cloned.add(key)
+            standings.cloned.add(poll.key)
         elif reason is Reason.CHANGESET_PACE:
             self._full_until[rollout.rollout_id] = self._clock.monotonic() + PACE_FULL_S
         elif reason is not Reason.ATTEMPT_OPEN:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from shared.domain.selector import Selector
+from shared.domain.selector import Selector, matches
 from shared.domain.version import is_newer
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ class ApplicationView:
             return self._by_facts[key]
         except KeyError:
             known = dict(zip(self.selecting_facts, key, strict=True))
-            group = next(
-                (g for g in self.groups if all(known.get(name) in values for name, values in g.selector.items())), None
-            )
+            group = next((g for g in self.groups if matches(g.selector, known)), None)
             if len(self._by_facts) >= 4096:
                 self._by_facts.clear()
             self._by_facts[key] = group

@@ -35,7 +35,7 @@ class Contact(NamedTuple):
     version: str
     boot_id: str
     group_id: uuid.UUID | None
-    observe: Callable[[uuid.UUID], Observation]
+    observe: Callable[[], Observation]
 
 
 class ContactBook:
@@ -82,7 +82,7 @@ class ContactBook:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what was heard since the last flush. While Postgres is away it is dropped: the next poll says it again."""
+        """Write what was heard since the last flush; dropped while Postgres is away: the next poll says it again."""
         contacts, self._contacts = self._contacts, {}
         idle, self._idle_by_site = self._idle_by_site, Counter()
         try:
@@ -103,15 +103,13 @@ class ContactBook:
         async with self._pool.acquire(timeout=5) as connection:
             disagreeing = await write_contacts(
                 connection,
-                list(nodes),
-                [c.group_id for c in nodes.values()],
-                [c.version for c in nodes.values()],
-                [c.boot_id for c in nodes.values()],
-                [c.heard_at for c in nodes.values()],
-                self._awaited_every,
+                node_ids=list(nodes),
+                group_ids=[c.group_id for c in nodes.values()],
+                versions=[c.version for c in nodes.values()],
+                boot_ids=[c.boot_id for c in nodes.values()],
+                times=[c.heard_at for c in nodes.values()],
+                awaited_every=self._awaited_every,
             )
-        news = [contact.observe(node_id) for node_id, contact in nodes.items() if node_id in disagreeing]
+        news = [contact.observe() for node_id, contact in nodes.items() if node_id in disagreeing]
         for start in range(0, len(news), 500):
             await self._reporter.submit_many(news[start : start + 500])
-
-

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from datetime import datetime
 
-from services.update_check.configuration import ApplicationView
+from services.update_check.configuration import ApplicationView, GroupView
+from services.update_check.standing import NodeKey
+from shared.domain.identity import node_id_for
 from shared.domain.observation import Observation, ObservationKind, ObservationSource
-from shared.ids import IdSource
 from shared.omaha.errorcodes import base_code, classify
 from shared.omaha.facts import arch_of, facts_of
 from shared.omaha.identity import normalise_boot_id
@@ -71,41 +73,68 @@ def news_of(app: App) -> list[tuple[Event, ObservationKind]]:
     return news
 
 
-def observation_of(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """One ``<app>`` of a request, with what is known about who sent it and when."""
+
+    request: Request
+    app: App
+    application: ApplicationView
+    key: NodeKey
+    boot_id: str
+    arch: str | None
+    group: GroupView | None
+    at: datetime
+    address: str | None
+    traceparent: str | None
+
+
+def poll_of(
     request: Request,
     app: App,
-    event: Event | None,
-    kind: ObservationKind,
-    *,
     application: ApplicationView,
-    node_id: uuid.UUID,
-    group_id: uuid.UUID | None,
+    *,
     at: datetime,
     address: str | None,
-    ids: IdSource,
     traceparent: str | None,
-) -> Observation:
+) -> Poll:
+    """Put together what one ``<app>`` says."""
+    return Poll(
+        request=request,
+        app=app,
+        application=application,
+        key=(application.application_id, app.machineid),
+        boot_id=boot_id_of(app),
+        arch=arch_of(request, app),
+        group=application.group_of(lambda name: fact(request, app, name)),
+        at=at,
+        address=address,
+        traceparent=traceparent,
+    )
+
+
+def observation_of(poll: Poll, event: Event | None, kind: ObservationKind, event_id: uuid.UUID) -> Observation:
     """What one event, or the poll itself, says."""
-    facts = facts_of(request, app)
+    app = poll.app
     code = event.errorcode if event is not None else None
     base = base_code(code) if code is not None else None
     return Observation(
-        event_id=ids.uuid7(),
+        event_id=event_id,
         kind=kind,
         source=ObservationSource.OMAHA,
-        node_id=node_id,
-        application_id=application.application_id,
+        node_id=node_id_for(*poll.key),
+        application_id=poll.application.application_id,
         machine_id=app.machineid,
         version=app.version,
-        boot_id=boot_id_of(app),
-        at=at,
-        group_id=group_id,
-        arch=facts.get("arch"),
-        facts=facts,
-        address=address,
+        boot_id=poll.boot_id,
+        at=poll.at,
+        group_id=poll.group.group_id if poll.group is not None else None,
+        arch=poll.arch,
+        facts=facts_of(poll.request, app),
+        address=poll.address,
         error_code=code,
         error_base=base,
         error_class=classify(base).value if base is not None else None,
         previous_version=event.previousversion or None if event is not None else None,
-        traceparent=traceparent,
+        traceparent=poll.traceparent,
     )

@@ -1,4 +1,4 @@
-"""Keeps the snapshot young: the configuration by NOTIFY, by the bus and every second; the nodes by following the ledger."""
+"""Keeps the snapshot young: the configuration by news and every second, the nodes by following the ledger."""
 
 from __future__ import annotations
 
@@ -96,7 +96,10 @@ class SnapshotKeeper:
     async def load(self) -> None:
         """Read all of it, in one snapshot of the database."""
         started = self._clock.monotonic()
-        async with self._pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        async with (
+            self._pool.acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
             gates = await read_gates(connection)
             configuration = await read_configuration(connection, self._distribution_url)
             nodes = await read_nodes(connection)
@@ -147,10 +150,12 @@ class SnapshotKeeper:
         while True:
             await _wait(self._configuration_wanted, LOOK_EVERY_S)
             started = self._clock.monotonic()
-            async with self._pool.acquire(timeout=LOOK_EVERY_S * 2) as connection:
-                async with connection.transaction(isolation="repeatable_read", readonly=True):
-                    gates = await read_gates(connection)
-                    configuration = await read_configuration(connection, self._distribution_url)
+            async with (
+                self._pool.acquire(timeout=LOOK_EVERY_S * 2) as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                gates = await read_gates(connection)
+                configuration = await read_configuration(connection, self._distribution_url)
             self.configuration = configuration
             self._gates = gates
             self._fresh_at = started

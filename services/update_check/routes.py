@@ -6,9 +6,10 @@ import structlog
 from aiohttp import web
 
 from services.update_check.checks import Checks, Granted
-from services.update_check.configuration import Configuration
-from services.update_check.dialect import identifies_node
+from services.update_check.decide import Withheld
+from services.update_check.dialect import identifies_node, poll_of
 from services.update_check.keeper import SnapshotKeeper
+from shared.clock import Clock
 from shared.errors import UneventfulError
 from shared.observability.metrics import METRICS
 from shared.omaha.identity import normalise_app_id
@@ -18,6 +19,7 @@ from shared.web import problem_response, read_body
 
 CHECKS = web.AppKey("CHECKS", Checks)
 KEEPER = web.AppKey("KEEPER", SnapshotKeeper)
+CLOCK = web.AppKey("CLOCK", Clock)
 TRUST_FORWARDED_FOR = web.AppKey("TRUST_FORWARDED_FOR", bool)
 
 DEFAULT_POLL_INTERVAL_S = 2_700
@@ -43,15 +45,8 @@ async def update(http: web.Request) -> web.Response:
     except UneventfulError as error:
         REQUESTS.add(1, (error.code,))
         return problem_response(error)
-    app = http.app
-    keeper = app[KEEPER]
-    checks = app[CHECKS]
-    configuration = keeper.configuration
-    traceparent = http.headers.get("traceparent")
     try:
-        answer = document(
-            [await _answer(http, request, one, configuration, checks, traceparent) for one in request.apps]
-        )
+        answer = document([await _answer(http, request, app) for app in request.apps])
     except UneventfulError as error:
         REQUESTS.add(1, (error.code,))
         return problem_response(error)
@@ -59,29 +54,33 @@ async def update(http: web.Request) -> web.Response:
     return web.Response(body=answer, headers=_HEADERS)
 
 
-async def _answer(
-    http: web.Request, request: Request, app: App, configuration: Configuration, checks: Checks, traceparent: str | None
-) -> bytes:
-    application = configuration.by_omaha_id.get(normalise_app_id(app.appid))
+async def _answer(http: web.Request, request: Request, app: App) -> bytes:
+    application = http.app[KEEPER].configuration.by_omaha_id.get(normalise_app_id(app.appid))
     if application is None:
         _log.info("omaha.unknown_application", peer=_address(http), appid=app.appid[:64])
         return unknown_app(app.appid, update_check=app.update_check, poll_interval=DEFAULT_POLL_INTERVAL_S)
-    if not identifies_node(app):
-        # Nothing to remember it by: no update, and nothing recorded.
-        if app.update_check:
-            return no_update_app(
-                app.appid, ping=app.ping, events=len(app.events), poll_interval=DEFAULT_POLL_INTERVAL_S
-            )
-        return acknowledged_app(app.appid, ping=app.ping, events=len(app.events))
-    group, outcome = await checks.check(request, app, application, _address(http), traceparent)
-    poll_interval = group.poll_interval_s if group is not None else DEFAULT_POLL_INTERVAL_S
-    if outcome is None:
-        return acknowledged_app(app.appid, ping=app.ping, events=len(app.events))
+    poll_interval = DEFAULT_POLL_INTERVAL_S
+    outcome: Granted | Withheld | None = None
+    if identifies_node(app):
+        poll = poll_of(
+            request,
+            app,
+            application,
+            at=http.app[CLOCK].now(),
+            address=_address(http),
+            traceparent=http.headers.get("traceparent"),
+        )
+        outcome = await http.app[CHECKS].check(poll)
+        if poll.group is not None:
+            poll_interval = poll.group.poll_interval_s
+    # Without a machine id there is nothing to remember it by: no update, and nothing recorded.
     if isinstance(outcome, Granted):
         return outcome.rollout.answer.app(
             app.appid, outcome.token, ping=app.ping, events=len(app.events), poll_interval=poll_interval
         )
-    return no_update_app(app.appid, ping=app.ping, events=len(app.events), poll_interval=poll_interval)
+    if app.update_check:
+        return no_update_app(app.appid, ping=app.ping, events=len(app.events), poll_interval=poll_interval)
+    return acknowledged_app(app.appid, ping=app.ping, events=len(app.events))
 
 
 def _address(http: web.Request) -> str | None:

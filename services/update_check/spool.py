@@ -86,7 +86,9 @@ class Spool:
         try:
             await asyncio.to_thread(self._write, lines)
         except OSError as error:
-            raise Unavailable(f"the spool cannot be written: {error.strerror}; free the disk", retry_after_s=60) from error
+            raise Unavailable(
+                f"the spool cannot be written: {error.strerror}; free the disk", retry_after_s=60
+            ) from error
         self._size += len(lines)
         return [None] * len(observations)
 

@@ -1,5 +1,7 @@
-"""What is remembered of single nodes: only those that differ from "nothing is going on", so that memory follows what is
-in flight and not the fleet."""
+"""What is remembered of single nodes.
+
+Only those are that differ from "nothing is going on", so that memory follows what is in flight and not the fleet.
+"""
 
 from __future__ import annotations
 

@@ -194,6 +194,7 @@ async def grant(
 
 async def write_contacts(
     connection: Connection,
+    *,
     node_ids: list[uuid.UUID],
     group_ids: list[uuid.UUID | None],
     versions: list[str],

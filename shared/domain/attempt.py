@@ -153,7 +153,9 @@ def observe(node: NodeRow, attempt: AttemptRow | None, report: Report, awaited_e
             version=report.version,
             boot_id=report.boot_id,
             boot_seen_at=report.at if boot_is_new else node.boot_seen_at,
-            former_boot_ids=(node.boot_id, *node.former_boot_ids)[:FORMER_BOOTS] if boot_is_new else node.former_boot_ids,
+            former_boot_ids=(node.boot_id, *node.former_boot_ids)[:FORMER_BOOTS]
+            if boot_is_new
+            else node.former_boot_ids,
             cloned=node.cloned,
         )
     return Effect(
@@ -190,7 +192,7 @@ def _move(
         if rebooted:
             return _Move(("rolled_back",), _ROLLED_BACK, reason="reported", quarantine=True)
         return _Move(("failed",), _FAILED, reason="marker_reset")
-    if rebooted and not on_target and kind not in (Kind.BOOTED, Kind.COMMITTED):
+    if rebooted and not on_target and kind is not Kind.COMMITTED:
         if attempt.state in UNSTAGED:
             return _Move(("failed",), _FAILED, reason="rebooted_before_staged")
         return _Move(("rolled_back",), _ROLLED_BACK, reason="came_back_on_old_version", quarantine=True)
@@ -242,7 +244,8 @@ def _late(node: NodeRow, attempt: AttemptRow, report: Report, *, rebooted: bool,
         if kind is Kind.ROLLED_BACK or back_on_old:
             reason = "version_regressed" if state is AttemptState.COMMITTED else "late"
             return _Move(("rolled_back",), _ROLLED_BACK, reason=reason, quarantine=True)
-    if state is AttemptState.PRESUMED_LOST and rebooted and report.version == attempt.to_version:
+    proven = kind is Kind.COMMITTED or report.source is not Source.NATIVE
+    if state is AttemptState.PRESUMED_LOST and rebooted and proven and report.version == attempt.to_version:
         return _Move(("committed",), (AttemptState.COMMITTED,), reason="late")
     if kind is Kind.ROLLED_BACK and rebooted and state in (AttemptState.RECALLED, AttemptState.FAILED):
         return _Move(("rolled_back",), applied=False, quarantine=True, reason=f"after_{state.value}")

@@ -60,15 +60,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             )
         if self.silence_deadline_s < self.contact_overdue_s:
             raise InvalidInput(
-                f"silence_deadline_s is {self.silence_deadline_s:g}, which is shorter than a node can report in: use at "
-                f"least contact_overdue_s, {self.contact_overdue_s:g}."
+                f"silence_deadline_s is {self.silence_deadline_s:g}, which is shorter than a node can report in: "
+                f"use at least contact_overdue_s, {self.contact_overdue_s:g}."
             )
 
 
 class RolloutParameters(msgspec.Struct, frozen=True, kw_only=True):
     """What the judgement of a rollout depends on, frozen when it is created and carried by its event.
 
-    Sizes are in nodes, times in seconds. ``hold_budget`` is H, ``concurrency`` F, the ``group_`` ones those of the group.
+    Sizes are in nodes, times in seconds; ``hold_budget`` is H, ``concurrency`` F, the ``group_`` ones the group's.
     """
 
     p0: float

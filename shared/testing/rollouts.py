@@ -79,7 +79,8 @@ async def make_world(
     )
     await connection.execute(
         "SELECT control.transition_rollout_v1(rollout_id, 'superseded', 'test', 'test', gen_random_uuid(), 'test') "
-        "FROM control.rollouts WHERE group_id = $1 AND arch = $2 AND state IN ('created', 'running', 'paused', 'halted')",
+        "FROM control.rollouts WHERE group_id = $1 AND arch = $2 "
+        "AND state IN ('created', 'running', 'paused', 'halted')",
         group_id,
         arch,
     )

@@ -22,7 +22,7 @@ class Answer:
 
     @property
     def check(self) -> ET.Element:
-        found = ET.fromstring(self.body).find("app/updatecheck")
+        found = ET.fromstring(self.body).find("app/updatecheck")  # noqa: S314  # our own answer
         assert found is not None, self.body
         return found
 

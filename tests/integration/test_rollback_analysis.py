@@ -28,6 +28,7 @@ from shared.clock import SystemClock
 from shared.db import connect
 from shared.domain.observation import Observation, ObservationKind, ObservationSource
 from shared.domain.policy import Policy, freeze
+from shared.errors import Conflict
 from shared.events import new_event
 from shared.events.types import LogTicked, RolloutCreated, RolloutParameters
 from shared.fleet import record
@@ -338,7 +339,7 @@ async def test_who_lost_the_lead_can_write_no_more(lab):
     fold = await store.load(lab.connection)
     stale = {"ids": IDS, "clock": SystemClock(), "changes": fold.snapshot(), "verdicts": [], "blind": False}
 
-    with pytest.raises(store.advance.__globals__["Conflict"]):
+    with pytest.raises(Conflict):
         await store.commit(lab.connection, old=0, new=99, **stale)
     assert await checkpoint(lab.connection, store.FOLLOWER) < 99
 

@@ -411,7 +411,7 @@ async def test_last_contacts_are_written_in_batches(session, server, url, pool):
 async def test_reports_survive_while_postgres_is_away(session, tmp_path):
     """Postgres is killed: reports go to the spool and are answered, polls get noupdate; both are made good later."""
     directory = Path(tempfile.mkdtemp(prefix="uneventful-test-spool-"))
-    directory.chmod(0o711)
+    directory.chmod(0o711)  # noqa: ASYNC240  # a test may
     postgres = PostgresServer(directory, port=free_ports(1)[0], durable=True)
     await postgres.start()
     try:

@@ -147,7 +147,7 @@ BEGIN
         INSERT INTO fleet.nodes AS old (node_id, application_id, machine_id, group_id, version, arch, boot_id, boot_seen_at,
                                         facts, address, first_seen_at, last_contact_at)
         SELECT DISTINCT ON (u.node_id) u.node_id, u.application_id, u.machine_id, u.group_id, u.version, u.arch, u.boot_id,
-               u.at, coalesce(u.facts, '{}'), u.address, u.at, u.at
+               u.at, coalesce(u.facts, '{}'), u.address, u.at, max(u.at) OVER (PARTITION BY u.node_id)
           FROM unnest(p_node_ids, p_application_ids, p_machine_ids, p_group_ids, p_versions, p_arches, p_boot_ids, p_times,
                       p_facts, p_addresses) WITH ORDINALITY
                AS u(node_id, application_id, machine_id, group_id, version, arch, boot_id, at, facts, address, ord)
@@ -242,7 +242,7 @@ BEGIN
 
         IF a.attempt_id IS NULL THEN
             IF r.kind NOT IN ('poll', 'ping', 'updated', 'deferred') THEN
-                moves := ARRAY[CASE r.kind WHEN 'reset' THEN 'failed' WHEN 'reboot_awaited' THEN 'reboot_awaited' ELSE r.kind END];
+                moves := ARRAY[r.kind];
                 applied := false;
                 move_reason := coalesce(r.reason, 'no_attempt');
             END IF;
@@ -255,7 +255,8 @@ BEGIN
                 states := ARRAY['rolled_back'];
                 move_reason := coalesce(r.reason, CASE WHEN a.state = 'committed' THEN 'version_regressed' ELSE 'late' END);
                 quarantine := true;
-            ELSIF a.state = 'presumed_lost' AND rebooted AND r.version = a.to_version THEN
+            ELSIF a.state = 'presumed_lost' AND rebooted AND r.version = a.to_version
+                  AND (r.kind = 'committed' OR r.source <> 'native') THEN
                 moves := ARRAY['committed'];
                 states := ARRAY['committed'];
                 move_reason := 'late';
@@ -265,7 +266,7 @@ BEGIN
                 quarantine := true;
                 move_reason := 'after_' || a.state;
             ELSIF r.kind NOT IN ('poll', 'ping', 'updated', 'deferred') THEN
-                moves := ARRAY[CASE r.kind WHEN 'reset' THEN 'failed' ELSE r.kind END];
+                moves := ARRAY[r.kind];
                 applied := false;
                 move_reason := 'after_' || a.state;
             END IF;
@@ -290,7 +291,7 @@ BEGIN
                 states := ARRAY['failed'];
                 move_reason := 'marker_reset';
             END IF;
-        ELSIF rebooted AND r.version <> a.to_version AND r.kind NOT IN ('booted', 'committed') THEN
+        ELSIF rebooted AND r.version <> a.to_version AND r.kind <> 'committed' THEN
             IF a.state IN ('staged', 'awaiting_reboot', 'rebooting', 'probation') THEN
                 moves := ARRAY['rolled_back'];
                 states := ARRAY['rolled_back'];

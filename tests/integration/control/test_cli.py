@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import structlog
 from aiohttp.test_utils import TestServer
 from click.testing import CliRunner, Result
 
@@ -45,6 +46,13 @@ class Terminal:
         assert result.exit_code == status, (arguments, result.output)
         assert result.stdout == ""
         return result.stderr
+
+
+@pytest.fixture(autouse=True)
+def quiet_services():
+    """The services run beside the command in one process here: their logs are not its output."""
+    with structlog.testing.capture_logs():
+        yield
 
 
 @pytest.fixture

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
+from pathlib import Path
 
 import pytest
+import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+import services.control
 from services.control.__main__ import keep_token
 from services.control.app import make_app
 from services.control.settings import Settings
@@ -59,6 +62,46 @@ async def test_whole_way_of_a_release(operator, app, fleet, events):
         "rollout.created.v1",
         "rollout.started.v1",
     ]
+
+
+async def test_answers_have_the_members_that_are_described(operator, app, fleet):
+    """Each kind of answer against its schema in openapi.yaml: nothing more, nothing less."""
+    schemas = yaml.safe_load(Path(services.control.__file__).with_name("openapi.yaml").read_text())["components"][
+        "schemas"
+    ]
+    changeset_id, channel_id = await operator.changeset("2.0.0"), await operator.channel()
+    group_id = await operator.group()
+    promoted = await operator.post(f"/channels/{channel_id}/promote", {"changeset": changeset_id})
+    node_id = await fleet.node("m1", group_id, "1.0.0")
+    await fleet.attempt(node_id, promoted["rollouts"][0])
+    await fleet.quarantine(node_id, changeset_id)
+    changeset, node = await operator.get(f"/changesets/{changeset_id}"), await operator.get(f"/nodes/{node_id}")
+    rollout = await operator.get(f"/rollouts/{promoted['rollouts'][0]}")
+    for schema, answer in {
+        "Server": await operator.get("/server"),
+        "GlobalGate": await operator.get("/halt"),
+        "Application": await operator.get("/applications/os"),
+        "Changeset": changeset,
+        "Gate": changeset["gate"],
+        "Payload": changeset["payloads"][0],
+        "Channel": promoted["channel"],
+        "PromotionResult": promoted,
+        "ChannelPromotion": (await operator.get(f"/channels/{channel_id}/history"))["items"][0],
+        "Group": await operator.get(f"/groups/{group_id}"),
+        "RolloutListed": (await operator.get("/rollouts"))["items"][0],
+        "Rollout": rollout,
+        "RolloutParameters": rollout["parameters"],
+        "NodeListed": (await operator.get("/nodes"))["items"][0],
+        "Node": node,
+        "Attempt": node["attempts"][0],
+        "Quarantine": node["quarantines"][0],
+        "LedgerHead": await operator.get("/ledger"),
+        "Verification": await operator.get("/ledger/verify"),
+        "Problem": (await operator.ask("GET", "/applications/nobody")).body,
+    }.items():
+        assert set(answer) == set(schemas[schema]["properties"]), schema
+    listed = (await operator.get("/changesets"))["items"][0]
+    assert set(listed) == set(schemas["Changeset"]["required"])
 
 
 async def test_events_name_who_and_belong_to_their_rollout(operator, app, pool):

@@ -45,7 +45,7 @@ class Fleet:
 
 
 SEED = """
-WITH a AS (INSERT INTO control.applications (application_id, name, omaha_id) VALUES ($1, 'flatcar', $1::text)),
+WITH a AS (INSERT INTO control.applications (application_id, name, omaha_id) VALUES ($1, 'flatcar', $1::uuid::text)),
 c AS (INSERT INTO control.changesets (changeset_id, application_id, version, arch, kind, state)
       VALUES ($2, $1, '2.0', 'amd64', 'image', 'published'))
 SELECT 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 import time
 import uuid
@@ -148,7 +149,7 @@ async def test_only_errors_is_still_a_202(client, grow):
 )
 async def test_a_body_that_is_wholly_wrong_is_a_problem(client, body, content_type, status, code):
     """Problem bodies, though this route runs without middlewares."""
-    async with client.post("/v1/reports", data=body, headers={"Content-Type": content_type}) as response:
+    async with client.post("/v1/reports", data=io.BytesIO(body), headers={"Content-Type": content_type}) as response:
         assert response.status == status
         assert response.content_type == "application/problem+json"
         assert (await response.json(content_type=None))["code"] == code

@@ -256,7 +256,7 @@ def _rollout(**changes):
         "attempts": {"committed": 4},
         "nodes": {"total": 9, "on_target": 4, "left": 4, "quarantined": 1, "silent": 0, "cloned": 0},
         "gate": {"state": "open", "reason": None, "braked_reason": None, "pace": 10, "evidence": None},
-        "verdict": None,
+        "evidence": None,
         "standstill": None,
         "explanation": None,
         **changes,
@@ -274,21 +274,20 @@ def test_a_rollout_on_one_screen():
 
 
 def test_evidence_against_the_threshold():
-    """A halt shows what decided; before it, what the analysis counted last, floats in hex included."""
+    """A halt shows what decided; before it, what the analysis holds now; floats in hex are read too."""
     gate = {
         "state": "halted", "reason": "too many", "braked_reason": None, "pace": 10,
         "evidence": {"ln_e": 5.25, "threshold": {"hex": (4.5).hex(), "repr": "4.5"}, "bad": 3, "started": 7},
     }  # fmt: skip
     assert rollout_view.evidence_line(_rollout(gate=gate)) == "ln E = 5.25 against 4.50: 3 bad of 7 started"
     assert dict(rollout_view.lines(_rollout(gate=gate)))["gate"] == "halted: too many"
-    verdict = {
-        "verdict": {
-            "counts": {"started": 5, "good": 4, "bad": 1, "pending": 0},
-            "p_upper": {"hex": (0.25).hex(), "repr": "0.25"},
-        }
-    }
-    said = rollout_view.evidence_line(_rollout(verdict=verdict))
-    assert said == "5 started: 4 good, 1 bad, 0 pending; bad rate at most 25.0%"
+    live = {
+        "ln_e": 1.5, "threshold": 4.605, "started": 5, "good": 4, "bad": 1, "pending": 0,
+        "rate_lower": 0.01, "rate_upper": 0.6,
+    }  # fmt: skip
+    said = rollout_view.evidence_line(_rollout(evidence=live))
+    assert said == "ln E = 1.50 against 4.61: 5 started, 4 good, 1 bad, 0 pending; bad rate 1.0% to 60.0%"
+    assert rollout_view.evidence_line(_rollout(evidence={**live, "started": 0})) == "nothing has started yet"
     assert rollout_view.number({"hex": "nonsense"}) is None
     assert rollout_view.number("1") is None
 
