@@ -20,7 +20,7 @@ from shared.errors import Unavailable, UneventfulError
     envvar="UNEVENTFUL_DATABASE_URL",
     required=True,
     metavar="URL",
-    help="postgresql://user:password@host:port/database; better by UNEVENTFUL_DATABASE_URL, for others see options.",
+    help="postgresql://user:password@host:port/database; better by UNEVENTFUL_DATABASE_URL: arguments are no secret.",
 )
 @click.option("--pre-only", is_flag=True, help="Leave what must wait until the old version is gone.")
 @json_option

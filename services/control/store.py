@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from shared.clock import Clock
 from shared.db import Queries
 from shared.domain import version as versions
 from shared.domain.policy import freeze
-from shared.errors import Conflict, Fault, InvalidInput, NotFound
+from shared.errors import Conflict, Fault, InvalidInput, NotFound, Unavailable
 from shared.events import NewEvent, new_event, types
 from shared.ids import IdSource
 from shared.ledger import LedgerEntry, VerifyResult, append, head, read, verify_chain
@@ -55,6 +56,7 @@ class Store:
         self._pool = pool
         self._ids = ids
         self._clock = clock
+        self._verifying = asyncio.Lock()
 
     async def ping(self) -> None:
         """Raises what keeps Postgres from answering."""
@@ -939,7 +941,7 @@ class Store:
                 subject=asked.subject,
                 # These keep their order by their own id, which is indexed.
                 partition_key=key if kind in ("nodes", "changesets", "groups", "channels") else None,
-                correlation_id=asked.correlation,
+                correlation_id=asked.correlation or (key if kind == "rollouts" else None),
             )
 
     async def event(self, seq: int) -> LedgerEntry:
@@ -964,8 +966,11 @@ class Store:
 
         Raises:
             NotFound: There is no such entry.
+            Unavailable: Somebody has it verified already; it takes a connection for long, so one at a time.
         """
-        async with self._pool.acquire() as connection:
+        if self._verifying.locked():
+            raise Unavailable("the ledger is being verified already: wait for that", retry_after_s=10.0)
+        async with self._verifying, self._pool.acquire() as connection:
             return await verify_chain(connection, after=after)
 
 

@@ -68,6 +68,14 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
+def _reap_adopted(program: int) -> None:
+    """Takes the status of ended processes that the program left to us; the program's own is Popen's to take."""
+    for child in _children():
+        if child != program:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, os.WNOHANG)
+
+
 def _end_orphans() -> None:
     """Ends every process that the program left to us and waits until none is left."""
     hard_at = time.monotonic() + _SECONDS_FOR_ORPHANS
@@ -116,6 +124,7 @@ def _supervise(program: subprocess.Popen[bytes], wake: int, stop_signal: signal.
                     poll.unregister(0)
             else:
                 stop = stop or signal.SIGTERM in data
+                _reap_adopted(program.pid)
         if stop and deadline is None:
             program.send_signal(stop_signal)
             deadline = time.monotonic() + grace_seconds

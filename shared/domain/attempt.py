@@ -198,7 +198,7 @@ def _move(
         return _Move(("rolled_back",), _ROLLED_BACK, reason="came_back_on_old_version", quarantine=True)
     match kind:
         case Kind.FAILED:
-            if attempt.state in (AttemptState.REBOOTING, AttemptState.PROBATION):
+            if rebooted or attempt.state in (AttemptState.REBOOTING, AttemptState.PROBATION):
                 return _Move(("rolled_back",), _ROLLED_BACK, reason="unhealthy", quarantine=True)
             return _Move(("failed",), _FAILED)
         case Kind.COMMITTED:

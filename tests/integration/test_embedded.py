@@ -250,6 +250,19 @@ async def test_a_program_that_will_not_stop_is_killed_after_the_grace_time(state
     assert all_gone(family)
 
 
+async def test_orphans_that_end_leave_no_zombies(state: Path) -> None:
+    """What the program started and forgot is reaped while it still runs."""
+    script = "(sh -c 'echo $$ > orphan' &); exec sleep 96"
+    program = await LeashedProcess.start(
+        "parent", ["/bin/sh", "-c", script], log=state / "log", environ=os.environ, cwd=state
+    )
+    await until(lambda: (state / "orphan").exists() and (state / "orphan").read_text().strip() != "")
+    orphan = int((state / "orphan").read_text())
+    await until(lambda: not psutil.pid_exists(orphan))
+    assert program.running
+    await program.stop()
+
+
 async def test_a_daemon_ends_with_the_program_that_started_it(state: Path) -> None:
     """Double fork and a session of its own do not help it away from the leash."""
     script = "setsid sh -c 'sleep 97 & sleep 97' & sleep 0.2; exit 3"

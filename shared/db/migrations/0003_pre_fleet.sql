@@ -115,14 +115,22 @@ CREATE FUNCTION fleet.report_v1(
     p_awaited_every interval DEFAULT interval '15 min'
 ) RETURNS TABLE (
     ordinal bigint, status text, attempt_id uuid, changeset_id uuid, state text, quarantined boolean, cloned boolean
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql
+-- The statements are planned once, for index scans whatever the tables' size is then: planning cost more than running.
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
 #variable_conflict use_column
 DECLARE
-    fresh_ids uuid[];
+    is_fresh_at boolean[];   -- by ordinal
     enrolled_ids uuid[];
     r record;
-    n fleet.nodes;
+    n fleet.nodes;           -- the reporting node and its attempt, as the reports so far have left them
     a fleet.attempts;
+    nodes_after fleet.nodes[] := '{}';
+    attempts_after fleet.attempts[] := '{}';
+    node_moved boolean := false;
+    attempt_moved boolean := false;
     wire_key uuid;
     enrolled boolean;
     rebooted boolean;
@@ -134,14 +142,24 @@ DECLARE
     applied boolean;
     is_closed boolean;
     quarantine boolean;
-    base jsonb;
+    event_ords bigint[] := '{}';
+    event_ids uuid[] := '{}';
+    event_types text[] := '{}';
+    event_datas jsonb[] := '{}';
+    quarantine_ords bigint[] := '{}';
+    quarantine_attempt_ids uuid[] := '{}';
+    quarantine_reasons text[] := '{}';
     now_at timestamptz := clock_timestamp();
 BEGIN
     WITH fresh AS (
         INSERT INTO event_log.seen (event_id)
         SELECT DISTINCT u.event_id FROM unnest(p_event_ids) AS u(event_id) ORDER BY 1
         ON CONFLICT DO NOTHING RETURNING event_id
-    ) SELECT coalesce(array_agg(event_id), '{}') INTO fresh_ids FROM fresh;
+    ), firsts AS (
+        SELECT u.event_id, min(u.ord) AS ord FROM unnest(p_event_ids) WITH ORDINALITY AS u(event_id, ord) GROUP BY u.event_id
+    ) SELECT array_agg(firsts.ord IS NOT NULL ORDER BY u.ord) INTO is_fresh_at
+        FROM unnest(p_event_ids) WITH ORDINALITY AS u(event_id, ord)
+        LEFT JOIN (firsts JOIN fresh USING (event_id)) USING (ord);
 
     WITH registered AS (
         INSERT INTO fleet.nodes AS old (node_id, application_id, machine_id, group_id, version, arch, boot_id, boot_seen_at,
@@ -160,41 +178,54 @@ BEGIN
     PERFORM 1 FROM fleet.attempts t WHERE t.node_id = ANY (p_node_ids) AND t.closed_at IS NULL
       ORDER BY t.attempt_id FOR NO KEY UPDATE;
 
+    -- Node by node, so that each is read and written once; within a node in the order of the arrays.
     FOR r IN
-        SELECT u.*, f.event_id IS NOT NULL AND row_number() OVER (PARTITION BY u.event_id ORDER BY u.ord) = 1 AS is_fresh,
-               e.node_id IS NOT NULL AND row_number() OVER (PARTITION BY u.node_id ORDER BY u.ord) = 1 AS is_enrolled
+        SELECT u.*, e.node_id IS NOT NULL AS is_enrolled, node, attempt
           FROM unnest(p_event_ids, p_kinds, p_sources, p_node_ids, p_application_ids, p_machine_ids, p_group_ids, p_versions,
                       p_arches, p_boot_ids, p_times, p_facts, p_addresses, p_error_codes, p_error_bases, p_error_classes,
                       p_previous_versions, p_reasons, p_traceparents) WITH ORDINALITY
                AS u(event_id, kind, source, node_id, application_id, machine_id, group_id, version, arch, boot_id, at, facts,
                     address, error_code, error_base, error_class, previous_version, reason, traceparent, ord)
-          LEFT JOIN unnest(fresh_ids) AS f(event_id) USING (event_id)
+          JOIN fleet.nodes node ON node.node_id = u.node_id
           LEFT JOIN unnest(enrolled_ids) AS e(node_id) ON e.node_id = u.node_id
-         ORDER BY u.ord
+          -- The open attempt, else the last one: late reports belong to it.
+          LEFT JOIN fleet.attempts attempt ON attempt.attempt_id = coalesce(
+               (SELECT o.attempt_id FROM fleet.attempts o WHERE o.node_id = u.node_id AND o.closed_at IS NULL),
+               node.last_attempt_id)
+         ORDER BY u.node_id, u.ord
     LOOP
         ordinal := r.ord;
         quarantined := false;
-        SELECT * INTO n FROM fleet.nodes WHERE node_id = r.node_id;
-        -- The open attempt, else the last one: late reports belong to it.
-        SELECT * INTO a FROM fleet.attempts t WHERE t.node_id = r.node_id AND t.closed_at IS NULL;
-        IF NOT FOUND AND n.last_attempt_id IS NOT NULL THEN
-            SELECT * INTO a FROM fleet.attempts t WHERE t.attempt_id = n.last_attempt_id;
+        enrolled := false;
+        IF n.node_id IS DISTINCT FROM r.node_id THEN
+            IF node_moved THEN
+                nodes_after := array_append(nodes_after, n);
+                node_moved := false;
+            END IF;
+            IF attempt_moved THEN
+                attempts_after := array_append(attempts_after, a);
+                attempt_moved := false;
+            END IF;
+            n := r.node;
+            a := r.attempt;
+            enrolled := r.is_enrolled;
         END IF;
         attempt_id := a.attempt_id;
         changeset_id := a.changeset_id;
         state := a.state;
         cloned := n.cloned;
 
-        IF r.is_enrolled THEN
-            INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, traceparent)
-            VALUES (gen_random_uuid(), 'node.enrolled.v1', r.source, 'nodes/' || r.node_id, r.node_id::text, r.at,
-                    jsonb_strip_nulls(jsonb_build_object(
-                        'node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
-                        'group_id', r.group_id, 'version', r.version, 'boot_id', r.boot_id, 'arch', r.arch,
-                        'facts', r.facts, 'address', r.address)), r.traceparent);
+        IF enrolled THEN
+            event_ords := array_append(event_ords, r.ord);
+            event_ids := array_append(event_ids, gen_random_uuid());
+            event_types := array_append(event_types, 'node.enrolled.v1');
+            event_datas := array_append(event_datas, jsonb_strip_nulls(jsonb_build_object(
+                'node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
+                'group_id', r.group_id, 'version', r.version, 'boot_id', r.boot_id, 'arch', r.arch,
+                'facts', r.facts, 'address', r.address)));
         END IF;
 
-        IF NOT r.is_fresh THEN
+        IF NOT is_fresh_at[r.ord] THEN
             status := 'duplicate';
             RETURN NEXT;
             CONTINUE;
@@ -204,14 +235,15 @@ BEGIN
         in_order := r.at >= n.boot_seen_at;
         IF boot_is_new AND in_order AND NOT n.cloned AND r.boot_id = ANY (n.former_boot_ids)
            AND r.boot_id NOT LIKE 'unknown-%' THEN
-            UPDATE fleet.nodes t SET cloned = true WHERE t.node_id = r.node_id;
             n.cloned := true;
-            INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, traceparent)
-            VALUES (gen_random_uuid(), 'node.cloned.v1', r.source, 'nodes/' || r.node_id, r.node_id::text, r.at,
-                    jsonb_strip_nulls(jsonb_build_object(
-                        'node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
-                        'boot_ids', jsonb_build_array(n.boot_id, r.boot_id),
-                        'addresses', jsonb_build_array(n.address, r.address))), r.traceparent);
+            node_moved := true;
+            event_ords := array_append(event_ords, r.ord);
+            event_ids := array_append(event_ids, gen_random_uuid());
+            event_types := array_append(event_types, 'node.cloned.v1');
+            event_datas := array_append(event_datas, jsonb_strip_nulls(jsonb_build_object(
+                'node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
+                'boot_ids', jsonb_build_array(n.boot_id, r.boot_id),
+                'addresses', jsonb_build_array(n.address, r.address))));
         END IF;
         IF n.cloned THEN
             -- Two machines under one id: what either says proves nothing about the attempt.
@@ -305,7 +337,7 @@ BEGIN
         ELSIF r.kind = 'failed' THEN
             moves := ARRAY['failed'];
             states := ARRAY['failed'];
-            IF a.state IN ('rebooting', 'probation') THEN
+            IF rebooted OR a.state IN ('rebooting', 'probation') THEN
                 moves := ARRAY['rolled_back'];
                 states := ARRAY['rolled_back'];
                 move_reason := coalesce(r.reason, 'unhealthy');
@@ -364,63 +396,91 @@ BEGIN
             END IF;
         END IF;
 
-        IF cardinality(states) > 0 THEN
-            state := states[cardinality(states)];
-            UPDATE fleet.attempts t
-               SET state = states[cardinality(states)],
-                   changed_at = r.at,
-                   awaited_at = CASE WHEN moves[1] = 'reboot_awaited' THEN r.at ELSE t.awaited_at END,
-                   parked = t.parked AND states[cardinality(states)] = 'awaiting_reboot',
-                   reason = coalesce(move_reason, t.reason),
-                   error_code = coalesce(r.error_code, t.error_code),
-                   closed_at = CASE WHEN states[cardinality(states)] IN ('committed', 'rolled_back', 'failed')
-                                    THEN now_at ELSE t.closed_at END
-             WHERE t.attempt_id = a.attempt_id;
-        END IF;
-        IF quarantine THEN
-            INSERT INTO fleet.quarantine (node_id, changeset_id, attempt_id, reason)
-            VALUES (r.node_id, a.changeset_id, a.attempt_id, move_reason) ON CONFLICT DO NOTHING;
-            quarantined := true;
-        END IF;
-        IF in_order AND (boot_is_new OR r.version <> n.version OR coalesce(r.facts, n.facts) <> n.facts
-                         OR r.address IS DISTINCT FROM n.address) THEN
-            UPDATE fleet.nodes t
-               SET boot_id = r.boot_id,
-                   boot_seen_at = CASE WHEN boot_is_new THEN r.at ELSE t.boot_seen_at END,
-                   former_boot_ids = CASE WHEN boot_is_new THEN (t.boot_id || t.former_boot_ids)[1:4] ELSE t.former_boot_ids END,
-                   version = r.version, facts = coalesce(r.facts, t.facts), arch = coalesce(r.arch, t.arch),
-                   address = coalesce(r.address, t.address)
-             WHERE t.node_id = r.node_id;
-        END IF;
-
-        IF cardinality(moves) > 0 THEN
-            base := jsonb_strip_nulls(jsonb_build_object(
+        FOR i IN 1 .. cardinality(moves) LOOP
+            event_ords := array_append(event_ords, r.ord);
+            event_ids := array_append(event_ids, CASE WHEN i = cardinality(moves) THEN r.event_id
+                                                      ELSE md5(r.event_id || '|' || i)::uuid END);
+            event_types := array_append(event_types, 'update.' || moves[i] || '.v1');
+            event_datas := array_append(event_datas, jsonb_strip_nulls(jsonb_build_object(
                 'node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
                 'attempt_id', a.attempt_id, 'rollout_id', a.rollout_id, 'changeset_id', a.changeset_id,
                 'group_id', coalesce(a.group_id, r.group_id), 'arch', coalesce(a.arch, r.arch),
                 'from_version', a.from_version, 'to_version', a.to_version, 'version', r.version, 'boot_id', r.boot_id,
+                'state_before', CASE WHEN i = 1 THEN a.state ELSE states[i - 1] END,
+                'state_after', CASE WHEN cardinality(states) > 0 THEN states[i] ELSE a.state END,
                 'applied', applied, 'reason', move_reason, 'error_code', r.error_code, 'error_base', r.error_base,
-                'error_class', r.error_class, 'source', r.source, 'facts', r.facts, 'site', r.facts ->> 'site'));
-            INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id,
-                                         traceparent)
-            SELECT CASE WHEN m.i = cardinality(moves) THEN r.event_id ELSE md5(r.event_id || '|' || m.i)::uuid END,
-                   'update.' || moves[m.i] || '.v1', r.source, 'nodes/' || r.node_id, r.node_id::text, r.at,
-                   base || jsonb_strip_nulls(jsonb_build_object(
-                       'state_before', CASE WHEN m.i = 1 THEN a.state ELSE states[m.i - 1] END,
-                       'state_after', CASE WHEN cardinality(states) > 0 THEN states[m.i] ELSE a.state END)),
-                   a.attempt_id::text, r.traceparent
-              FROM generate_series(1, cardinality(moves)) AS m(i);
-        END IF;
+                'error_class', r.error_class, 'source', r.source, 'facts', r.facts, 'site', r.facts ->> 'site')));
+        END LOOP;
         IF quarantine THEN
-            INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
-            VALUES (md5(r.event_id || '|quarantine')::uuid, 'node.quarantined.v1', r.source, 'nodes/' || r.node_id,
-                    r.node_id::text, r.at,
-                    jsonb_build_object('node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
-                                       'changeset_id', a.changeset_id, 'attempt_id', a.attempt_id, 'reason', move_reason, 'lifted', false), a.attempt_id::text);
+            quarantined := true;
+            quarantine_ords := array_append(quarantine_ords, r.ord);
+            quarantine_attempt_ids := array_append(quarantine_attempt_ids, a.attempt_id);
+            quarantine_reasons := array_append(quarantine_reasons, move_reason);
+            event_ords := array_append(event_ords, r.ord);
+            event_ids := array_append(event_ids, md5(r.event_id || '|quarantine')::uuid);
+            event_types := array_append(event_types, 'node.quarantined.v1');
+            event_datas := array_append(event_datas, jsonb_build_object(
+                'node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
+                'changeset_id', a.changeset_id, 'attempt_id', a.attempt_id, 'reason', move_reason, 'lifted', false));
+        END IF;
+        IF cardinality(states) > 0 THEN
+            state := states[cardinality(states)];
+            a.awaited_at := CASE WHEN moves[1] = 'reboot_awaited' THEN r.at ELSE a.awaited_at END;
+            a.parked := a.parked AND states[cardinality(states)] = 'awaiting_reboot';
+            a.reason := coalesce(move_reason, a.reason);
+            a.error_code := coalesce(r.error_code, a.error_code);
+            a.changed_at := r.at;
+            a.closed_at := CASE WHEN states[cardinality(states)] IN ('committed', 'rolled_back', 'failed')
+                                THEN now_at ELSE a.closed_at END;
+            a.state := states[cardinality(states)];
+            attempt_moved := true;
+        END IF;
+        IF in_order AND (boot_is_new OR r.version <> n.version OR coalesce(r.facts, n.facts) <> n.facts
+                         OR coalesce(r.address, n.address) IS DISTINCT FROM n.address) THEN
+            IF boot_is_new THEN
+                n.boot_seen_at := r.at;
+                n.former_boot_ids := (n.boot_id || n.former_boot_ids)[1:4];
+                n.boot_id := r.boot_id;
+            END IF;
+            n.version := r.version;
+            n.facts := coalesce(r.facts, n.facts);
+            n.arch := coalesce(r.arch, n.arch);
+            n.address := coalesce(r.address, n.address);
+            node_moved := true;
         END IF;
         status := CASE WHEN applied THEN 'recorded' ELSE 'ignored' END;
         RETURN NEXT;
     END LOOP;
+    IF node_moved THEN
+        nodes_after := array_append(nodes_after, n);
+    END IF;
+    IF attempt_moved THEN
+        attempts_after := array_append(attempts_after, a);
+    END IF;
+
+    UPDATE fleet.attempts t
+       SET state = x.state, changed_at = x.changed_at, awaited_at = x.awaited_at, parked = x.parked, reason = x.reason,
+           error_code = x.error_code, closed_at = x.closed_at
+      FROM unnest(attempts_after) AS x
+     WHERE t.attempt_id = x.attempt_id;
+    UPDATE fleet.nodes t
+       SET boot_id = x.boot_id, boot_seen_at = x.boot_seen_at, former_boot_ids = x.former_boot_ids, version = x.version,
+           facts = x.facts, arch = x.arch, address = x.address, cloned = x.cloned
+      FROM unnest(nodes_after) AS x
+     WHERE t.node_id = x.node_id;
+    INSERT INTO fleet.quarantine (node_id, changeset_id, attempt_id, reason)
+    SELECT t.node_id, t.changeset_id, t.attempt_id, q.reason
+      FROM unnest(quarantine_ords, quarantine_attempt_ids, quarantine_reasons) AS q(ord, attempt_id, reason)
+      JOIN fleet.attempts t ON t.attempt_id = q.attempt_id
+     ORDER BY t.node_id, q.ord
+    ON CONFLICT DO NOTHING;
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id, traceparent)
+    SELECT e.event_id, e.type, u.source, 'nodes/' || u.node_id, u.node_id::text, u.at, e.data, e.data ->> 'attempt_id',
+           u.traceparent
+      FROM unnest(event_ords, event_ids, event_types, event_datas) WITH ORDINALITY AS e(ord, event_id, type, data, place)
+      JOIN unnest(p_sources, p_node_ids, p_times, p_traceparents) WITH ORDINALITY AS u(source, node_id, at, traceparent, ord)
+           ON u.ord = e.ord
+     ORDER BY e.ord, e.place;
 END
 $$;
 

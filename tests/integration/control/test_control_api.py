@@ -664,3 +664,62 @@ async def test_events_are_read_from_the_ledger(operator, app, pool, session):
     verified = await operator.get("/ledger/verify")
     assert (verified["ok"], verified["checked"]) == (True, 5)
     assert (verified["last_seq"], verified["last_hash"]) == (head["seq"], head["hash"])
+
+
+async def test_operators_analysis_and_grants_never_wait_for_each_other_in_a_ring(operator, app, fleet, pool):
+    """Promotions, halts, resumes, paces, moves and grants at once: everybody gets an answer, nobody a deadlock."""
+    channel_id = await operator.channel()
+    groups = [await operator.group(f"g{number}") for number in range(3)]
+    changesets = [await operator.changeset("2.0.0"), await operator.changeset("3.0.0")]
+    await operator.promote(channel_id, changesets[0])
+    nodes = [await fleet.node(f"m{number}", groups[number % 3], "1.0.0") for number in range(12)]
+
+    async def promote(turn: int) -> int:
+        body = {"changeset": changesets[turn % 2]}
+        return (await operator.ask("POST", f"/channels/{channel_id}/promote", body)).status
+
+    async def resume(turn: int) -> int:
+        return (await operator.ask("POST", f"/changesets/{changesets[turn % 2]}/resume", {"reason": "go"})).status
+
+    async def move(turn: int) -> int:
+        (first, *_) = (await operator.get("/rollouts", limit=3))["items"]
+        verb = ("pause", "resume", "halt")[turn % 3]
+        return (await operator.ask("POST", f"/rollouts/{first['rollout_id']}/{verb}", {"reason": "r"})).status
+
+    async def patch(turn: int) -> int:
+        body = {"policy": {"max_attempts": 1 + turn % 5}}
+        return (await operator.ask("PATCH", f"/groups/{groups[turn % 3]}", body)).status
+
+    async def analysis(turn: int) -> int:
+        changeset_id = uuid.UUID(changesets[turn % 2])
+        if turn % 3 == 0:
+            halt = "SELECT control.halt_changeset_v1($1, 'bad', 'analysis', NULL, gen_random_uuid(), 'analysis')"
+            await pool.execute(halt, changeset_id)
+        else:
+            ids = [row["rollout_id"] for row in await pool.fetch("SELECT rollout_id FROM control.rollouts")]
+            await pool.execute("SELECT control.set_pace_v1($1, 9, $2, $3)", changeset_id, ids, [3] * len(ids))
+        return 200
+
+    async def grant(turn: int) -> int:
+        version = await pool.fetchval("SELECT policy_version FROM control.global_gate")
+        rollout_id = await pool.fetchval("SELECT rollout_id FROM control.rollouts ORDER BY rollout_id DESC LIMIT 1")
+        node_id = nodes[turn % len(nodes)]
+        await pool.fetch(
+            "SELECT * FROM fleet.grant_v1($1, $2, $3, ARRAY[gen_random_uuid()], ARRAY[$4], ARRAY[gen_random_uuid()],"
+            " ARRAY['1.0.0'], ARRAY['boot-1'], ARRAY[clock_timestamp()], ARRAY[NULL::text])",
+            rollout_id,
+            version,
+            [node_id],
+            uuid.uuid4().hex,
+        )
+        return 200
+
+    async def often(act, times: int) -> list[int]:
+        return [await act(turn) for turn in range(times)]
+
+    acts = (promote, resume, move, patch, analysis, analysis, grant, grant, grant)
+    async with asyncio.timeout(60):
+        statuses = await asyncio.gather(*(often(act, 25) for act in acts))
+    assert {status for row in statuses for status in row} <= {200, 409}
+    for group_id in groups:
+        assert len((await operator.get("/rollouts", group=group_id, active="true"))["items"]) <= 1
