@@ -22,6 +22,7 @@ from rich.text import Text
 from services.cli.command import json_option
 from services.cli.demo_story import Scene, Summary, play
 from services.cli.target import Options
+from services.standalone.settings import Bus
 
 
 @click.command()
@@ -34,6 +35,13 @@ from services.cli.target import Options
     show_default=True,
     help="The share of nodes that the bad release makes roll back.",
 )
+@click.option(
+    "--bus",
+    type=click.Choice([str(bus) for bus in Bus]),
+    default=str(Bus.AUTO),
+    show_default=True,
+    help="Whether there is a broker.",
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="Fates, jitter and payloads.")
 @click.option(
     "--data",
@@ -43,7 +51,7 @@ from services.cli.target import Options
 @json_option
 @click.pass_obj
 def command(
-    options: Options, *, once: bool, nodes: int, bad_rate: float, seed: int, data: Path | None, as_json: bool
+    options: Options, *, once: bool, nodes: int, bad_rate: float, bus: str, seed: int, data: Path | None, as_json: bool
 ) -> None:
     """Roll out a good release and a bad one to simulated nodes; the bad one is halted by itself.
 
@@ -54,7 +62,9 @@ def command(
     live = not once and people.is_terminal
     directory = _directory(data)
     try:
-        summary = asyncio.run(_run(people, directory, nodes=nodes, bad_rate=bad_rate, seed=seed, live=live))
+        summary = asyncio.run(
+            _run(people, directory, nodes=nodes, bad_rate=bad_rate, bus=Bus(bus), seed=seed, live=live)
+        )
     finally:
         if data is None:
             shutil.rmtree(directory, ignore_errors=True)
@@ -77,17 +87,20 @@ def _directory(data: Path | None) -> Path:
     return data
 
 
-async def _run(people: Console, data: Path, *, nodes: int, bad_rate: float, seed: int, live: bool) -> Summary:
+async def _run(people: Console, data: Path, *, nodes: int, bad_rate: float, bus: Bus, seed: int, live: bool) -> Summary:
     def say(line: str) -> None:
         people.print(Text(line), soft_wrap=True)
 
     if not live:
-        return await play(data=data, nodes=nodes, bad_rate=bad_rate, seed=seed, show=_line_now_and_then(say), say=say)
+        return await play(
+            data=data, nodes=nodes, bad_rate=bad_rate, bus=bus, seed=seed, show=_line_now_and_then(say), say=say
+        )
     with Live(console=people, refresh_per_second=6, transient=True) as display:
         return await play(
             data=data,
             nodes=nodes,
             bad_rate=bad_rate,
+            bus=bus,
             seed=seed,
             show=lambda scene: display.update(picture(scene)),
             say=say,

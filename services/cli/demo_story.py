@@ -26,6 +26,7 @@ from services.simulator.fates import Fate, FleetPlan
 from services.simulator.fleet import Fleet
 from services.simulator.node import Span, Timing
 from services.simulator.statistics import FleetStatistics
+from services.standalone.settings import Bus
 
 OMAHA_ID: Final = "e96281a6-d1af-4bde-9a0a-97b76e56dc57"
 INSTALLED: Final = "3033.2.0"
@@ -118,8 +119,13 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextlib.asynccontextmanager
-async def running(data: Path, say: Callable[[str], None]) -> AsyncIterator[dict[str, Any]]:
+async def running(data: Path, say: Callable[[str], None], *, bus: Bus = Bus.AUTO) -> AsyncIterator[dict[str, Any]]:
     """Everything, started on free ports; what its ready file says. Stopped with SIGTERM at the end.
+
+    Args:
+        data: An empty directory for everything.
+        say: Says one line.
+        bus: Whether there is a broker.
 
     Raises:
         Refused: It did not start; the message has its last lines.
@@ -130,7 +136,7 @@ async def running(data: Path, say: Callable[[str], None]) -> AsyncIterator[dict[
         process = subprocess.Popen(  # noqa: S603, ASYNC220  # our own program; starting it takes milliseconds
             [
                 sys.executable, "-m", "services.standalone", "--data", str(data), "--base-port", "0",
-                "--ready-file", str(ready_file),
+                "--ready-file", str(ready_file), "--bus", str(bus),
                 "--set", "event_log.TICK_SECONDS=1",
                 "--set", "update_check.REBOOT_AWAITED_EVERY_S=2",
             ],
@@ -163,6 +169,7 @@ async def play(
     seed: int,
     show: Show,
     say: Callable[[str], None],
+    bus: Bus = Bus.AUTO,
 ) -> Summary:
     """Run the story; ``show`` is called several times a second with what is to be seen.
 
@@ -173,10 +180,11 @@ async def play(
         seed: Fates, jitter and payloads.
         show: Draws a scene.
         say: Says one line.
+        bus: Whether there is a broker.
     """
     began = time.monotonic()
     say("Starting PostgreSQL, the broker and six services in a directory of their own ...")
-    async with running(data, say) as ready, contextlib.AsyncExitStack() as stack:
+    async with running(data, say, bus=bus) as ready, contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client(find_target(Options(ready_file=data / "ready.json"))))
         say(f"Publishing {INSTALLED} with a payload of {PAYLOAD_BYTES // 2**20} MiB, channel stable, group production.")
         await client.post("/applications", {"name": "flatcar", "omaha_id": OMAHA_ID})

@@ -565,9 +565,12 @@ class Fold:
                 self._observe_closed(seq, event_type, attempt, data, verdicts)
                 return
         if kind not in _NOT_CONTACT and attempt.last_contact != self._observed:
-            # Deadlines only move later by this; the queue finds out when the old one comes.
+            had_grace = attempt.last_contact <= self._outage_end
             attempt.last_contact = self._observed
             self._changed_attempts[attempt.attempt_id] = attempt
+            if had_grace:
+                self._moved(attempt)
+            # Else the deadline only moved later, and the queue finds out when the old one comes.
         if kind is UpdateKind.REBOOT_AWAITED and attempt.phase is Phase.OVERDUE:
             self._await_reboot(attempt, Phase.RETURNED)
             return

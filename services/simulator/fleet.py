@@ -43,7 +43,7 @@ from services.simulator.node import (
     Wait,
 )
 from services.simulator.payload_download import RETRY_S, PayloadDownload
-from services.simulator.statistics import CheckAnswer, FleetStatistics
+from services.simulator.statistics import AcknowledgedReport, CheckAnswer, FleetStatistics
 from services.simulator.wire import FLATCAR_APPLICATION_ID, Arch, ErrorCode, Identity
 from shared.clock import Clock, SystemClock
 from shared.errors import InvalidInput
@@ -333,8 +333,10 @@ class Fleet:
             index, send = await self._sends.get()
             sent_at = self._clock.now()
             response = await self._post(send)
-            self._advance(index, response)
             node = self._nodes[index]
+            if send.report and response.status is not None and 200 <= response.status < 300:
+                self._count_acknowledged(send.report, node)
+            self._advance(index, response)
             if send.news is not None:
                 self._count_news(send.news, node, response)
             if send.expects is Expects.CHECK:
@@ -391,6 +393,13 @@ class Fleet:
                 statistics.checks_failed += 1
             case CheckResult.NO_ANSWER | None:
                 pass
+
+    def _count_acknowledged(self, report: str, node: Node) -> None:
+        self.statistics.acknowledged.append(
+            AcknowledgedReport(
+                node.identity.machine_id, node.boot_id, node.version, node.payload_url, report, self._clock.now()
+            )
+        )
 
     def _count_news(self, news: News, node: Node, response: Response) -> None:
         """Counts whether the one report of an update's end reached the server."""

@@ -38,6 +38,7 @@ DOWNLOAD_STARTED: Final = 13
 DOWNLOAD_FINISHED: Final = 14
 UPDATE_COMPLETE: Final = 3
 
+_NOTHING_HAPPENED: Final = frozenset({event_previous_version(""), event_previous_version(NEVER_UPDATED)})
 _SOONEST_RESET_S: Final = 60.0  # nobody types faster than that
 
 
@@ -101,12 +102,14 @@ class Send:
     Attributes:
         lost: The network is down for this one: do not send it, answer with ``Response(None)``.
         news: What it tells, None when it tells nothing new.
+        report: The ``<event>`` that is in it; empty when it is only the one that says that nothing happened.
     """
 
     body: bytes
     expects: Expects
     lost: bool = False
     news: News | None = None
+    report: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +231,7 @@ class Node:
         "last_check",
         "last_outcome",
         "lived_s",
+        "payload_url",
         "state",
         "target",
         "version",
@@ -251,6 +255,7 @@ class Node:
         self.last_check: CheckResult | None = None
         self.last_outcome: Outcome | None = None
         self.lived_s = 0.0
+        self.payload_url = ""
         self._fate_of = fate_of
         self._rng = rng
         self._timing = timing or Timing()
@@ -307,7 +312,8 @@ class Node:
         lost = news is not None and self.fate in {Fate.LOSES_REPORT, Fate.LOSES_ROLLBACK_REPORT}
         # Cleared before the request is sent, as update_engine does: a lost request is lost news.
         self._marker = ""
-        send = Send(self._envelope.check(event), Expects.CHECK, lost=lost, news=news)
+        report = "" if event in _NOTHING_HAPPENED else event
+        send = Send(self._envelope.check(event), Expects.CHECK, lost=lost, news=news, report=report)
         response = yield from self._send(send)
         for _ in range(CHECK_RETRIES):
             if response.status is not None:
@@ -338,6 +344,7 @@ class Node:
                 self.last_check = CheckResult.GRANTED
                 self.state = NodeState.DOWNLOADING
                 self.target = outcome.version or self.version
+                self.payload_url = self._payload.url(outcome)
                 self.fate = self._fate_of(self.target)
                 if self.fate is Fate.RESETS_STATUS and self.target in self._reset_before:
                     self.fate = Fate.GOOD
@@ -436,7 +443,7 @@ class Node:
 
     def _post(self, event: str, *, lost: bool = False) -> Generator[Effect, Input, None]:
         """Posts an event: once, whatever the answer."""
-        yield from self._send(Send(self._envelope.report(event), Expects.EVENT, lost=lost))
+        yield from self._send(Send(self._envelope.report(event), Expects.EVENT, lost=lost, report=event))
 
 
 def _elapsed(result: Input) -> None:

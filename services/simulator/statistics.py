@@ -83,6 +83,25 @@ class CheckAnswer:
     version: str
 
 
+@dataclass(frozen=True, slots=True)
+class AcknowledgedReport:
+    """One event that the server answered with success, so that it must never be lost.
+
+    Attributes:
+        boot_id: Of the boot in which it was said.
+        running: What the node ran when it said so.
+        payload_url: Where the node got the payload of its last offer, which names the attempt; empty before the first.
+        event: The ``<event>`` element as it was sent.
+    """
+
+    machine_id: str
+    boot_id: str
+    running: str
+    payload_url: str
+    event: str
+    answered_at: datetime
+
+
 @dataclass(slots=True)
 class FleetStatistics:
     """Counters of a whole fleet.
@@ -106,6 +125,7 @@ class FleetStatistics:
         bytes_downloaded: Payload bytes that arrived, broken downloads included.
         reboots: Reboots that were begun.
         remote_refused: Connections to other machines that were refused.
+        acknowledged: Reports that were sent and answered with success; not those which say that nothing happened.
     """
 
     nodes: int = 0
@@ -128,6 +148,7 @@ class FleetStatistics:
     remote_refused: int = 0
     grant_answers: deque[CheckAnswer] = field(default_factory=lambda: deque(maxlen=KEPT_ANSWERS))
     held_answers: deque[CheckAnswer] = field(default_factory=lambda: deque(maxlen=KEPT_ANSWERS))
+    acknowledged: deque[AcknowledgedReport] = field(default_factory=lambda: deque(maxlen=KEPT_ANSWERS))
 
     @property
     def live(self) -> int:

@@ -317,10 +317,10 @@ class RabbitBus:
         self._subscriptions.discard(subscription)
 
     async def ping(self) -> None:
-        """Raise ``Unavailable`` unless the connection is open or can be opened."""
+        """Raise ``Unavailable`` unless the broker answers and every subscription lives."""
         check_alive(subscription.task for subscription in self._subscriptions)
-        async with self._connecting:
-            await self._open_connection()
+        _, channel = await self.open_channel()
+        await _close_quietly(channel)
 
     async def close(self) -> None:
         """Close all subscriptions, then the connection."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
+import tempfile
 import time
 import uuid
+from pathlib import Path
 
 import pytest
+
 from services.event_log.mover import Mover
 from services.standalone.processes import free_ports
 from services.standalone.rabbitmq import RabbitNode
-
 from shared.bus import Delivery, FollowingBus, RabbitBus, Topology, connect_bus
 from shared.bus.dead_letters import DeadLetterCopier
 from shared.bus.rabbitmq import open_connection, relay_publisher
@@ -42,7 +45,7 @@ def event(key: str = "k", number: int = 0, kind: str = "policy.changed.v1") -> N
 
 
 class OnMemory:
-    def __init__(self):
+    def __init__(self) -> None:
         self.bus = MemoryBus()
         self.ledger = MemoryLedger()
 
@@ -62,7 +65,7 @@ async def buried(pool):
 
 
 class OnRabbit:
-    def __init__(self, bus, publisher, pool):
+    def __init__(self, bus, publisher, pool) -> None:
         self.bus = bus
         self.publisher = publisher
         self.pool = pool
@@ -78,7 +81,7 @@ class OnRabbit:
 
 
 class OnLedger:
-    def __init__(self, bus, mover, pool):
+    def __init__(self, bus, mover, pool) -> None:
         self.bus = bus
         self.mover = mover
         self.pool = pool
@@ -141,7 +144,7 @@ async def until(condition, seconds: float = 30.0):
 class Handler:
     """Keeps what it gets; fails as often as told; stands still while ``gate`` is closed."""
 
-    def __init__(self, failures=None):
+    def __init__(self, failures=None) -> None:
         self.got: list[Delivery] = []
         self.done: list[str] = []
         self.failures = dict(failures or {})
@@ -289,21 +292,15 @@ async def test_subscriptions_out_of_bounds_are_refused(world):
         world.bus.consume("jobs", ["#"], handler, delivery_limit=0)
 
 
-@pytest.mark.parametrize("name", ["memory", "ledger"])
-async def test_news_that_comes_too_fast_drops_its_oldest(request, name):
+@pytest.mark.parametrize("world", ["memory", "ledger"], indirect=True)
+async def test_news_that_comes_too_fast_drops_its_oldest(world):
     """A flood leaves the newest hundred."""
-    world = request.getfixturevalue(f"{name}_world")
     got: list[bytes] = []
     await asyncio.wait_for(world.bus.subscribe(["#"], lambda _, raw: got.append(raw)).active(), 20)
     await world.publish([event(number=number) for number in range(500)])
     await until(lambda: bool(got) and b'"policy_version":499' in got[-1])
     assert len(got) <= 100
     assert b'"policy_version":499' in got[-1]
-
-
-test_news_that_comes_too_fast_drops_its_oldest = pytest.mark.usefixtures("memory_world", "ledger_world")(
-    test_news_that_comes_too_fast_drops_its_oldest
-)
 
 
 async def test_a_wakeup_queue_is_short_and_never_refuses(amqp_url, rabbit_world):
@@ -374,19 +371,20 @@ async def test_the_bus_that_the_settings_ask_for(pool, amqp_url):
 
 
 @pytest.fixture
-async def own_broker(tmp_path_factory):
-    import shutil
-    import tempfile
-    from pathlib import Path
-
+def broker_directory():
     directory = Path(tempfile.mkdtemp(prefix="uneventful-test-broker-"))
     directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+async def own_broker(broker_directory):
     amqp, dist, epmd = free_ports(3)
-    node = RabbitNode(directory, amqp_port=amqp, dist_port=dist, epmd_port=epmd)
+    node = RabbitNode(broker_directory, amqp_port=amqp, dist_port=dist, epmd_port=epmd)
     await node.start()
     yield node
     await node.stop()
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.mark.processes
@@ -400,6 +398,9 @@ async def test_it_survives_a_broker_that_is_killed(own_broker):
     await asyncio.wait_for(bus.consume("jobs", ["#"], handler, prefetch=5).active(), 30)
     wakeup = bus.subscribe(["#"], lambda _, raw: news.append(raw))
     await asyncio.wait_for(wakeup.active(), 30)
+    # RabbitMQ writes the registry of quorum queues twice a second, without a sync: one that is younger than that when
+    # the broker is killed may not come back.
+    await asyncio.sleep(2)
     ledger = MemoryLedger()
     await ledger.append([event(number=number) for number in range(2000)])
     confirmed = 0

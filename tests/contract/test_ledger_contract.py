@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import uuid
 from datetime import timedelta
 
 import pytest
-from services.event_log.mover import Mover
 
+from services.event_log.mover import Mover
 from shared import ledger as real
 from shared.db import connect
 from shared.errors import Conflict, EventInvalid, InvalidInput, NotFound
@@ -23,7 +24,7 @@ from shared.testing.ledger import MemoryLedger
 class PostgresLedger:
     """The functions of ``shared.ledger`` and the mover behind the twin's methods."""
 
-    def __init__(self, pool, mover):
+    def __init__(self, pool, mover) -> None:
         self.pool = pool
         self.mover = mover
 
@@ -95,7 +96,7 @@ async def test_entries_are_dense_in_order_and_complete(ledger):
     assert entry.occurred_at == EPOCH
     assert isinstance(entry.data, types.PolicyChanged)
     assert entry.data.what == "é"
-    assert all(one.recorded_at <= other.recorded_at for one, other in zip(entries, entries[1:], strict=False))
+    assert all(one.recorded_at <= other.recorded_at for one, other in itertools.pairwise(entries))
     assert await ledger.head_seq() == 20
 
 
@@ -199,7 +200,8 @@ async def change(ledger, seq, **columns):
     async with tampering(ledger) as connection:
         for name, value in columns.items():
             column = "event" if name == "raw" else name
-            await connection.execute(f"UPDATE event_log.ledger SET {column} = $2 WHERE seq = $1", seq, value)
+            statement = f"UPDATE event_log.ledger SET {column} = $2 WHERE seq = $1"  # noqa: S608 - names of this file
+            await connection.execute(statement, seq, value)
 
 
 async def remove(ledger, seq):
@@ -214,13 +216,13 @@ async def remove(ledger, seq):
     ("tamper", "says"),
     [
         (lambda ledger, entry: change(ledger, 3, raw=entry.raw.replace(b"ana", b"bob")), "hash"),
-        (lambda ledger, entry: change(ledger, 3, hash=bytes(32)), "hash"),
+        (lambda ledger, _: change(ledger, 3, hash=bytes(32)), "hash"),
         (lambda ledger, entry: change(ledger, 3, recorded_at=entry.recorded_at + timedelta(microseconds=1)), "hash"),
         (lambda ledger, entry: change(ledger, 3, recorded_at=entry.recorded_at - timedelta(days=1)), "time"),
-        (lambda ledger, entry: change(ledger, 3, type="node.gone.v1"), "type"),
-        (lambda ledger, entry: change(ledger, 3, event_id=uuid.UUID(int=1)), "event_id"),
-        (lambda ledger, entry: change(ledger, 3, correlation_id="a9"), "correlation_id"),
-        (lambda ledger, entry: remove(ledger, 3), "missing"),
+        (lambda ledger, _: change(ledger, 3, type="node.gone.v1"), "type"),
+        (lambda ledger, _: change(ledger, 3, event_id=uuid.UUID(int=1)), "event_id"),
+        (lambda ledger, _: change(ledger, 3, correlation_id="a9"), "correlation_id"),
+        (lambda ledger, _: remove(ledger, 3), "missing"),
     ],
     ids=["event", "hash", "time", "time back", "type", "id", "correlation", "gap"],
 )

@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import orjson
 import pytest
+
 from services.event_log.housekeeping import forget_seen
 from services.event_log.leadership import lead_for_ever
 from services.event_log.mover import Mover
 from services.event_log.ticker import Ticker
-
 from shared.clock import SystemClock
 from shared.db import connect
 from shared.errors import Conflict
@@ -330,7 +330,10 @@ async def test_ticks_carry_differences_and_lag(pool, mover):
     async def age() -> None:
         await pool.execute("UPDATE event_log.last_tick SET ticked_at = ticked_at - interval '5 s'")
 
-    count = "INSERT INTO fleet.contact_counts (site, writer, contacts) VALUES ($1, $2, $3) ON CONFLICT (site, writer) DO UPDATE SET contacts = $3"
+    count = (
+        "INSERT INTO fleet.contact_counts (site, writer, contacts) VALUES ($1, $2, $3) "
+        "ON CONFLICT (site, writer) DO UPDATE SET contacts = $3"
+    )
     await pool.execute(count, "ams1", "a", 100)
     assert await ticker.tick()
     assert not await ticker.tick()

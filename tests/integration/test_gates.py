@@ -20,6 +20,7 @@ from shared.testing.rollouts import World, make_world
 
 OLD = "3033.2.0"
 NUMBERS = itertools.count(1)
+DIED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 @pytest.fixture
@@ -127,14 +128,13 @@ async def types(pool, like: str = "%") -> Counter[str]:
 async def test_a_transaction_that_dies_leaves_neither_grant_nor_event(pool, database_url, world):
     """Killed between the grant and the commit; and so for the reports of a batch."""
     nodes = await enrol(pool, world, 5)
-    await types(pool)
     before = await types(pool)
     victim = await connect(database_url, application_name="victim")
     await victim.execute("BEGIN")
     assert await statuses(victim, world, nodes) == ["granted"] * 5
     await say(victim, world, ObservationKind.STAGED, nodes)
     await pool.fetchval("SELECT pg_terminate_backend($1)", victim.get_server_pid())
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+    with pytest.raises(DIED):
         await victim.execute("COMMIT")
     victim.terminate()
 
@@ -157,7 +157,7 @@ async def test_connections_that_die_while_they_grant_leave_no_half(pool, databas
             for node in some:
                 await statuses(connection, world, [node])
                 done += 1
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        except DIED:
             pass
         finally:
             connection.terminate()
@@ -187,7 +187,7 @@ async def test_connections_that_die_while_they_grant_leave_no_half(pool, databas
 
 async def test_a_halt_refuses_first_and_repeated_offers_until_it_is_resumed(pool, world):
     """Recalled is what no node has staged; what is staged stays, and counts."""
-    asked, staged, fresh = (await enrol(pool, world, 1) for _ in range(3))
+    asked, staged, fresh = [await enrol(pool, world, 1) for _ in range(3)]
     [(_, attempt, token)] = await ask(pool, world.rollout_id, asked)
     assert await ask(pool, world.rollout_id, asked) == [("repeated", attempt, token)]
     assert await statuses(pool, world, staged) == ["granted"]

@@ -192,6 +192,29 @@ async def test_every_fate_at_once():
         assert sum(fleet.statistics.running.values()) == fleet.statistics.live
 
 
+async def test_acknowledged_reports_are_what_the_server_heard():
+    """Every event that was answered is kept with the boot and the offer that it is about, and no other."""
+    server = OmahaServer()
+    plan = FleetPlan({NEW: {Fate.ROLLS_BACK: 0.4, Fate.LIES: 0.2, Fate.LOSES_REPORT: 0.2}})
+    async with serving(server), fleet_of(server, 50, plan) as fleet:
+        assert await fleet.run_until(lambda statistics: statistics.reboots == 50, DEADLINE_S)
+        counts = fleet.statistics.by_version[NEW]
+        assert await fleet.run_until(
+            lambda _: counts.reported_committed + counts.reported_rolled_back + counts.reports_lost == 50, DEADLINE_S
+        )
+        reports = list(fleet.statistics.acknowledged)
+        heard = server.events.copy()
+    quiet = (3, 2, "", 0), (3, 2, "0.0.0.0", 0)
+    told = Counter(
+        (int(kind), int(result), previous.decode(), int(error or 0))
+        for report in reports
+        for kind, result, previous, error in _EVENT.findall(report.event.encode())
+    )
+    assert told == Counter({event: count for event, count in heard.items() if event not in quiet})
+    assert {report.payload_url for report in reports} == {f"{server.url}/payloads/update.gz"}
+    assert all(report.boot_id in server.boots[report.machine_id] for report in reports)
+
+
 async def test_a_server_without_ranges():
     """Who is sent the whole payload instead of the rest begins again, and verifies."""
     async with serving(OmahaServer(break_every=2, ranges=False)) as server, fleet_of(server, 20) as fleet:

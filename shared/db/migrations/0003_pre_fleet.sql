@@ -596,7 +596,7 @@ BEGIN
                 THEN 'repeated'
             WHEN open_attempt_id IS NOT NULL THEN 'attempt_open'
             WHEN failures >= max_attempts THEN 'attempts_spent'
-            WHEN failed_at > clock_timestamp() - retry_after * power(2, failures - 1) THEN 'retry_later'
+            WHEN failed_at > clock_timestamp() - retry_after * power(2, least(failures - 1, 10)) THEN 'retry_later'
             WHEN occurrence > 1 THEN 'attempt_open'
         END AS verdict
           FROM asked

@@ -63,7 +63,9 @@ async def _publish(pool: asyncpg.Pool, content: bytes, *, version: str = "2.0", 
             application_id,
             version,
         )
-        await connection.execute("INSERT INTO control.changeset_gates (changeset_id, pace) VALUES ($1, 10)", changeset_id)
+        await connection.execute(
+            "INSERT INTO control.changeset_gates (changeset_id, pace) VALUES ($1, 10)", changeset_id
+        )
         await connection.execute(
             "INSERT INTO control.payloads (changeset_id, position, role, name, sha256, sha1_base64, size) "
             "VALUES ($1, 0, 'main', 'update.gz', $2, $3, $4)",
@@ -73,8 +75,8 @@ async def _publish(pool: asyncpg.Pool, content: bytes, *, version: str = "2.0", 
             len(content),
         )
         await connection.execute(
-            "INSERT INTO fleet.attempts (attempt_id, token, node_id, application_id, changeset_id, rollout_id, group_id, "
-            "arch, from_version, to_version, state, boot_id, granted_at, changed_at) VALUES "
+            "INSERT INTO fleet.attempts (attempt_id, token, node_id, application_id, changeset_id, rollout_id, "
+            "group_id, arch, from_version, to_version, state, boot_id, granted_at, changed_at) VALUES "
             "(gen_random_uuid(), $1, gen_random_uuid(), $2, $3, gen_random_uuid(), gen_random_uuid(), "
             "'amd64', '1.0', $4, 'offered', 'b', now(), now())",
             token,
@@ -97,7 +99,7 @@ def _put_in_store(store: Path, content: bytes) -> Path:
 
 @pytest.fixture
 def publish(pool):
-    """Publishes a payload as control would: ``await publish(content, version=...)``."""
+    """What publishes a payload as control would: call it with the content, and await it."""
 
     async def with_pool(content: bytes, **arguments) -> Published:
         return await _publish(pool, content, **arguments)
@@ -107,7 +109,7 @@ def publish(pool):
 
 @pytest.fixture
 def put_in_store(store_dir):
-    """Lays a payload into the store as an upload would: ``put_in_store(content)``."""
+    """What lays a payload into the store as an upload would: call it with the content."""
     return lambda content: _put_in_store(store_dir, content)
 
 

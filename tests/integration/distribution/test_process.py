@@ -75,7 +75,7 @@ async def test_memory_stays_constant_for_large_downloads(database_url, store_dir
             assert await asyncio.gather(*(take() for _ in range(CLIENTS))) == [SIZE] * CLIENTS
             seconds = time.monotonic() - started
             grown = peak_rss_mib(process.pid) - before
-            print(f"{CLIENTS} x 200 MiB: {CLIENTS * 200 / seconds:.0f} MiB/s, RSS {before:.0f} MiB + {grown:.1f} MiB")
+            print(f"{CLIENTS} x 200 MiB: {CLIENTS * 200 / seconds:.0f} MiB/s, RSS {before:.0f} MiB + {grown:.1f} MiB")  # noqa: T201  # a figure to look at
             assert grown < 24
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 10) == 0

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 import io
-import os
 import random
 import time
 
@@ -172,7 +171,7 @@ async def test_verify_names_what_is_damaged(client, admin, store_dir):
     assert verify(store_dir, out) == 1
     assert str(path) in out.getvalue()
     assert "stray" in out.getvalue()
-    os.remove(store_dir / "sha256" / "stray" / "file")
+    (store_dir / "sha256" / "stray" / "file").unlink()
     async with client.put(f"/payloads/{DIGEST}", data=CONTENT, headers=admin) as response:
         assert response.status == 200
     assert verify(store_dir, out) == 0

@@ -66,7 +66,7 @@ SELECT u.attempt_id, md5(u.attempt_id::text), u.node_id, $1, $2, gen_random_uuid
 
 @pytest.fixture
 def grow(pool):
-    """Makes a fleet of so many nodes: ``await grow(10)``."""
+    """What makes a fleet: call it with the number of nodes, and await it."""
 
     async def of(count: int, pool=pool) -> Fleet:
         fleet = Fleet(uuid.uuid4(), uuid.uuid4(), datetime.now(UTC) - timedelta(minutes=10))

@@ -251,7 +251,7 @@ async def test_ten_thousand_reports(client, grow, pool):
                 await taken(client, request)
 
         await asyncio.gather(*(work() for _ in range(100)))
-        print(f"requests of {size}: {2000 / (time.perf_counter() - started):.0f} reports/s, client and service in one")
+        print(f"requests of {size}: {2000 / (time.perf_counter() - started):.0f} reports/s, client and service in one")  # noqa: T201  # a figure to look at
     assert len(await inbox(pool)) == before + 4000
 
 
@@ -299,7 +299,7 @@ async def test_what_was_acknowledged_survives_postgres(tmp_path_factory, grow):
                         await killed.wait()
 
             agents = [asyncio.create_task(agent(number)) for number in range(300)]
-            while len(acknowledged) < 400:
+            while len(acknowledged) < 400:  # noqa: ASYNC110  # counted by 300 agents
                 await asyncio.sleep(0.005)
             server.kill()
             await server.wait()

@@ -104,7 +104,9 @@ def test_what_is_no_good_range_is_ignored(header):
     assert select(header, 100) is Whole.WHOLE
 
 
-@pytest.mark.parametrize("header", ["bytes=100-", "bytes=100-200", "bytes=-0", "bytes=500-,-0", "bytes=" + "9" * 30 + "-"])
+@pytest.mark.parametrize(
+    "header", ["bytes=100-", "bytes=100-200", "bytes=-0", "bytes=500-,-0", "bytes=" + "9" * 30 + "-"]
+)
 def test_ranges_past_the_end_are_unsatisfiable(header):
     """A valid set without one satisfiable range is a 416."""
     assert select(header, 100) is Whole.UNSATISFIABLE

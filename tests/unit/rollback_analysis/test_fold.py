@@ -482,6 +482,19 @@ def test_heard_after_the_outage_owes_the_usual_deadline(story):
     assert len(story.of(Expire)) == 1
 
 
+def test_contact_after_the_outage_ends_the_grace(story):
+    """A node that was heard again after our outage owes the usual deadline from then on, not the grace."""
+    story.tick()
+    story.node("n", OFFERED, BOOTED)
+    story.tick(3_600)
+    story.tick()
+    story.node("n", BOOTED, applied=False)
+    story.wait(8_990)
+    assert not story.of(Expire)
+    story.wait(10)
+    assert len(story.of(Expire)) == 1
+
+
 def test_short_gaps_call_for_no_grace(story):
     """A tick that comes half a minute late is no outage."""
     story.tick()

@@ -96,7 +96,7 @@ ANSWERS = [
         ],
         codebases=["http://127.0.0.1:8001/payloads/{token}/", "http://127.0.0.1:8002/a&b"],
     ).render("{a}", "0123abcd", ping=True, events=1, poll_interval=3600),
-    document([no_update_app("{a}", True, 1)]),  # noqa: FBT003 - a cached function takes no keywords
+    document([no_update_app("{a}", ping=True, events=1)]),
 ]
 
 

@@ -45,7 +45,9 @@ def seen(body, address="10.0.0.9", traceparent=None):
     )
 
 
-@pytest.mark.parametrize("wrap", [lambda r: r, lambda r: [r], lambda r: {"reports": [r]}], ids=["alone", "array", "object"])
+@pytest.mark.parametrize(
+    "wrap", [lambda r: r, lambda r: [r], lambda r: {"reports": [r]}], ids=["alone", "array", "object"]
+)
 def test_one_report_comes_in_three_shapes(wrap):
     """Alone, in an array, or in an object; each means the same observation."""
     (observation,), errors = seen(wrap(report()), traceparent="00-ab-cd-01")
@@ -62,7 +64,7 @@ def test_one_report_comes_in_three_shapes(wrap):
 
 
 def test_arch_and_group_find_their_places():
-    """arch is the field or the fact; group becomes a fact, which a fact of that name overrides."""
+    """Arch is the field or the fact; group becomes a fact, which a fact of that name overrides."""
     facts = {"arch": "arm64", "site": "fra1"}
     (one, two, three), _ = seen(
         [report(facts=facts), report(facts=facts, arch="amd64", group="edge"), report(group="x", facts={"group": "y"})]
@@ -166,7 +168,12 @@ def test_more_reports_than_allowed_are_refused_as_a_whole():
         decode(json.dumps([report()] * (MAX_REPORTS + 1)).encode())
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
 def test_any_json_is_answered(value):
     """Whatever JSON comes, it is refused as a whole or report by report."""
     try:
