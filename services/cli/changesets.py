@@ -107,7 +107,7 @@ def changeset() -> None:
 @changeset.command("add")
 @click.argument("app")
 @click.argument("version")
-@click.option("--arch", required=True, help="Like x86_64 or aarch64.")
+@click.option("--arch", required=True, help="Like amd64 or arm64.")
 @click.option("--kind", type=click.Choice(["image", "packages"]), default="image", show_default=True)
 @click.option("--notes", default="", help="For people.")
 @click.option("--payload", "path", type=_FILE, help="The main payload: hashed, uploaded and added.")

@@ -26,7 +26,7 @@ def channel() -> None:
 @channel.command("add")
 @click.argument("app")
 @click.argument("name")
-@click.option("--arch", required=True, help="Like x86_64 or aarch64.")
+@click.option("--arch", required=True, help="Like amd64 or arm64.")
 @talks
 async def add(client: Client, output: Output, *, app: str, name: str, arch: str) -> None:
     """Add a channel to APP."""

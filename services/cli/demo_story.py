@@ -257,7 +257,7 @@ async def _bad_act(theatre: _Theatre, data: Path, seed: int, say: Callable[[str]
     client, statistics = theatre.client, theatre.fleet.statistics
     await _publish(client, data, BAD, seed + 2)
     theatre.rollout_id = await _promote(client, BAD)
-    await theatre.until(f"{BAD} goes out", lambda: theatre.halted, 60.0, version=BAD)
+    await theatre.until(f"{BAD} goes out", lambda: theatre.halted or theatre.completed, 60.0, version=BAD)
     moments = await _halt_moments(client)
     if moments is not None:
         # A node that ran the release before, asked after the halt and was refused.
@@ -303,6 +303,10 @@ class _Theatre:
     @property
     def halted(self) -> bool:
         return self.rollout is not None and self.rollout["state"] == "halted"
+
+    @property
+    def completed(self) -> bool:
+        return self.rollout is not None and self.rollout["state"] == "completed"
 
     @property
     def in_flight(self) -> int:

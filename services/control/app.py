@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 
@@ -43,12 +44,17 @@ def make_app(settings: Settings) -> web.Application:
         pool = await create_pool(
             settings.database_url.reveal(), application_name="uneventful control", max_size=settings.pool_size
         )
-        async with pool.acquire() as connection:
-            await check_schema(connection)
-        app[STORE] = Store(pool, ids=SystemIds(), clock=clock)
-        app[HEALTH].add("postgres", app[STORE].ping)
-        yield
-        await pool.close()
+        try:
+            async with pool.acquire() as connection:
+                await check_schema(connection)
+            app[STORE] = Store(pool, ids=SystemIds(), clock=clock)
+            app[HEALTH].add("postgres", app[STORE].ping)
+            yield
+            # What still runs is a look at the ledger at most; it is not worth the wait.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(pool.close(), 1.0)
+        finally:
+            pool.terminate()
 
     async def session(app: web.Application) -> AsyncIterator[None]:
         async with aiohttp.ClientSession() as made:

@@ -58,7 +58,7 @@ OUTAGE_S: Final = 60.0
 """From so much ledger time in one stretch that observed time did not follow, it was an outage and calls for grace."""
 GRACE_PER_SILENCE: Final = 2.4
 """The default grace after an outage, in silence deadlines: 6 h at 2.5 h (update_engine backs off to 4 h)."""
-BLIND_EXPECTED: Final = 20.0
+BLIND_EXPECTED: Final = 40.0
 """A site is judged each time so many contacts were to be expected of it."""
 BLIND_SHARE: Final = 1.0 / 3.0
 """Fewer contacts than this share of the expected: blind."""

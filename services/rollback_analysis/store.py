@@ -135,16 +135,16 @@ async def _act(
     connection: Connection, verdicts: Sequence[Verdict], ids: IdSource, clock: Clock, *, blind: bool
 ) -> None:
     """What follows from verdicts: gates are locked first, in everybody's order; halts come before all else."""
-    paces = {v.changeset_id: v for v in verdicts if isinstance(v, Pace)}
     halts = [v for v in verdicts if isinstance(v, Halt)]
+    halted = {v.changeset_id for v in halts}
+    # A pace that was decided before the halt of the same batch is no news any more.
+    paces = {v.changeset_id: v for v in verdicts if isinstance(v, Pace) and v.changeset_id not in halted}
     # While blind the newest cause is the reason; where only other causes ended, the brake and its reason stay.
     blindness = [v for v in verdicts if isinstance(v, Blind if blind else Blind | Sighted)]
     active: list[uuid.UUID] = []
     if blindness:
         active = [row[0] for row in await connection.fetch(QUERIES["gates_of_active"])]
-    touched = sorted(
-        {uuid.UUID(changeset_id) for changeset_id in (*paces, *(v.changeset_id for v in halts))} | set(active)
-    )
+    touched = sorted({uuid.UUID(changeset_id) for changeset_id in (*paces, *halted)} | set(active))
     gates = {row["changeset_id"]: row for row in await connection.fetch(QUERIES["lock_gates"], touched)}
     for verdict in halts:
         await connection.fetchval(

@@ -59,6 +59,7 @@ def make_app(settings: Settings) -> web.Application:
             contacts = ContactBook(
                 pool,
                 reporter,
+                ids=ids,
                 writer=f"{socket.gethostname()}:{settings.port}",
                 flush_s=settings.contact_flush_s,
                 awaited_every=awaited_every,

@@ -12,8 +12,8 @@ import structlog
 
 from services.update_check import dialect, store
 from services.update_check.configuration import RolloutView
-from services.update_check.contacts import Contact, ContactBook
-from services.update_check.decide import WITHHELD, Decision, Reason, Withheld, decide
+from services.update_check.contacts import ContactBook
+from services.update_check.decide import WITHHELD, Decision, Offer, Reason, Withheld, decide
 from services.update_check.dialect import Poll
 from services.update_check.keeper import SnapshotKeeper, postgres_is_away
 from services.update_check.spool import Spool
@@ -22,12 +22,11 @@ from services.update_check.store import GrantRequest, GrantResult
 from shared.clock import Clock
 from shared.db.group_commit import GroupCommit
 from shared.domain.identity import node_id_for
-from shared.domain.observation import Observation, ObservationKind
+from shared.domain.observation import Observation
 from shared.errors import Unavailable
 from shared.fleet import FleetReporter, Outcome
 from shared.ids import IdSource
 from shared.observability.metrics import METRICS
-from shared.omaha.request import Event
 
 DECISIONS = METRICS.counter("uneventful_update_decisions", "Polls judged, by what came of them.", ("decision",))
 SPOOLED = METRICS.counter("uneventful_reports_spooled", "Reports kept on disk since Postgres was away.")
@@ -39,6 +38,9 @@ PACE_FULL_S = 0.25
 
 _log = structlog.get_logger()
 
+# Prepared, for a look at an enum's value costs more than a look into a dict.
+_LABELS = {reason: (reason.value,) for reason in Reason}
+_GRANTED = ("granted",)
 _REASONS = {reason.value: reason for reason in Reason} | {
     "pace": Reason.CHANGESET_PACE,
     "rollout_paused": Reason.ROLLOUT_PAUSED,
@@ -98,19 +100,20 @@ class Checks:
         attempt = self._keeper.standings.attempts.get(poll.key)
         news = dialect.news_of(app) if app.events else ()
         if news:
-            await self._record(poll.key, [self._observation(poll, event, kind) for event, kind in news])
+            await self._record(
+                poll.key, [dialect.observation_of(poll, event, kind, self._ids.uuid7()) for event, kind in news]
+            )
         elif attempt is not None and attempt.boot_id != poll.boot_id:
-            await self._record(poll.key, [self._observation(poll)])
+            await self._record(poll.key, [dialect.contact_of(poll, self._ids.uuid7())])
         else:
-            group_id = poll.group.group_id if poll.group is not None else None
-            contact = Contact(poll.at, app.version, poll.boot_id, group_id, lambda: self._observation(poll))
-            self._contacts.heard(poll.key, contact)
+            self._contacts.heard(poll)
         if attempt is None:
             self._contacts.idle("")
         if not app.update_check:
             return None
-        answer = await self._judge(poll)
-        DECISIONS.add(1, (answer.reason.value if isinstance(answer, Withheld) else "granted",))
+        decision = self._decide(poll)
+        answer = decision if isinstance(decision, Withheld) else await self._ask(decision, poll)
+        DECISIONS.add(1, _LABELS[answer.reason] if isinstance(answer, Withheld) else _GRANTED)
         return answer
 
     async def drain_spool(self) -> int:
@@ -148,12 +151,6 @@ class Checks:
         if outcome.quarantined and outcome.changeset_id is not None:
             standings.quarantine(key, outcome.changeset_id)
 
-    def _observation(self, poll: Poll, event: Event | None = None, kind: ObservationKind | None = None) -> Observation:
-        """What one of the poll's events says, or the poll itself."""
-        if kind is None:
-            kind = ObservationKind.POLL if poll.app.update_check else ObservationKind.PING
-        return dialect.observation_of(poll, event, kind, self._ids.uuid7())
-
     def _decide(self, poll: Poll) -> Decision:
         standings = self._keeper.standings
         closed = self._keeper.fail_closed()
@@ -180,15 +177,13 @@ class Checks:
             group_in_flight=standings.group_in_flight[rollout.group_id] if rollout is not None else 0,
         )
 
-    async def _judge(self, poll: Poll) -> Granted | Withheld:
-        decision = self._decide(poll)
-        if isinstance(decision, Withheld):
-            return decision
-        if self._is_full(decision.rollout.rollout_id) and not decision.repeated:
+    async def _ask(self, offer: Offer, poll: Poll) -> Granted | Withheld:
+        """Ask the database for what the snapshot would grant."""
+        if self._is_full(offer.rollout.rollout_id) and not offer.repeated:
             return WITHHELD[Reason.CHANGESET_PACE]
         try:
             # The node's row must say what this poll says before an offer compares with it.
-            for outcome in await self._reporter.submit_many([self._observation(poll)]):
+            for outcome in await self._reporter.submit_many([dialect.contact_of(poll, self._ids.uuid7())]):
                 self._learn(poll.key, outcome)
             decision = self._decide(poll)
             if isinstance(decision, Withheld):

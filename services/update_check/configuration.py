@@ -68,7 +68,7 @@ class ApplicationView:
 
     def group_of(self, fact: Callable[[str], str | None]) -> GroupView | None:
         """The first group whose selector matches; ``fact`` tells a fact by name, None where it is unknown."""
-        key = tuple(fact(name) for name in self.selecting_facts)
+        key = tuple(map(fact, self.selecting_facts))
         try:
             return self._by_facts[key]
         except KeyError:

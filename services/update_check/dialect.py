@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from services.update_check.configuration import ApplicationView, GroupView
 from services.update_check.standing import NodeKey
@@ -18,6 +20,8 @@ from shared.omaha.request import App, Event, Request
 
 MAX_MACHINE_ID = 128
 MAX_VERSION = 128
+MAX_ARCH = 32
+"""As long as a changeset's arch may be: what is longer names none, and an event would not take it."""
 
 _KINDS = {
     EventMeaning.DOWNLOAD_STARTED: ObservationKind.DOWNLOAD_STARTED,
@@ -67,14 +71,18 @@ def news_of(app: App) -> list[tuple[Event, ObservationKind]]:
     """The events that say something, in order."""
     news: list[tuple[Event, ObservationKind]] = []
     for event in app.events:
-        kind = _KINDS.get(event_meaning(event))
+        kind = _kind_of(event)
         if kind is not None:
             news.append((event, kind))
     return news
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Poll:
+@functools.lru_cache(maxsize=256)
+def _kind_of(event: Event) -> ObservationKind | None:
+    return _KINDS.get(event_meaning(event))
+
+
+class Poll(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One ``<app>`` of a request, with what is known about who sent it and when."""
 
     request: Request
@@ -106,10 +114,17 @@ def poll_of(
         key=(application.application_id, app.machineid),
         boot_id=boot_id_of(app),
         arch=arch_of(request, app),
-        group=application.group_of(lambda name: fact(request, app, name)),
+        group=application.group_of(functools.partial(fact, request, app)),
         at=at,
         address=address,
         traceparent=traceparent,
+    )
+
+
+def contact_of(poll: Poll, event_id: uuid.UUID) -> Observation:
+    """What the poll itself says, whatever its events say."""
+    return observation_of(
+        poll, None, ObservationKind.POLL if poll.app.update_check else ObservationKind.PING, event_id
     )
 
 
@@ -129,7 +144,7 @@ def observation_of(poll: Poll, event: Event | None, kind: ObservationKind, event
         boot_id=poll.boot_id,
         at=poll.at,
         group_id=poll.group.group_id if poll.group is not None else None,
-        arch=poll.arch,
+        arch=poll.arch if poll.arch is not None and len(poll.arch) <= MAX_ARCH else None,
         facts=facts_of(poll.request, app),
         address=poll.address,
         error_code=code,

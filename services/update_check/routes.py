@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import structlog
 from aiohttp import web
 
@@ -16,6 +18,7 @@ from shared.omaha.identity import normalise_app_id
 from shared.omaha.request import App, OmahaMalformed, OmahaRefused, Request, parse_request
 from shared.omaha.response import CONTENT_TYPE, acknowledged_app, document, no_update_app, unknown_app
 from shared.web import problem_response, read_body
+from shared.web.body import REQUEST_TIMEOUT_S
 
 CHECKS = web.AppKey("CHECKS", Checks)
 KEEPER = web.AppKey("KEEPER", SnapshotKeeper)
@@ -24,6 +27,9 @@ TRUST_FORWARDED_FOR = web.AppKey("TRUST_FORWARDED_FOR", bool)
 
 DEFAULT_POLL_INTERVAL_S = 2_700
 MAX_BODY_BYTES = 65_536
+_MAX_ADDRESS = 64
+_TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+"""W3C Trace Context."""
 
 REQUESTS = METRICS.counter("uneventful_omaha_requests", "Omaha requests, by outcome.", ("outcome",))
 _ANSWERED = ("answered",)
@@ -36,7 +42,7 @@ _log = structlog.get_logger()
 async def update(http: web.Request) -> web.Response:
     """``POST /v1/update``: any number of ``<app>``s, each with events, ping and update check, handled in this order."""
     try:
-        body = await read_body(http)
+        body = await read_body(http, max_bytes=MAX_BODY_BYTES, timeout_s=REQUEST_TIMEOUT_S)
         request = parse_request(body)
     except (OmahaMalformed, OmahaRefused) as error:
         REQUESTS.add(1, (error.code,))
@@ -46,7 +52,11 @@ async def update(http: web.Request) -> web.Response:
         REQUESTS.add(1, (error.code,))
         return problem_response(error)
     try:
-        answer = document([await _answer(http, request, app) for app in request.apps])
+        answer = document(
+            (await _answer(http, request, request.apps[0]),)
+            if len(request.apps) == 1
+            else [await _answer(http, request, app) for app in request.apps]
+        )
     except UneventfulError as error:
         REQUESTS.add(1, (error.code,))
         return problem_response(error)
@@ -55,7 +65,8 @@ async def update(http: web.Request) -> web.Response:
 
 
 async def _answer(http: web.Request, request: Request, app: App) -> bytes:
-    application = http.app[KEEPER].configuration.by_omaha_id.get(normalise_app_id(app.appid))
+    parts = http.app
+    application = parts[KEEPER].configuration.by_omaha_id.get(normalise_app_id(app.appid))
     if application is None:
         _log.info("omaha.unknown_application", peer=_address(http), appid=app.appid[:64])
         return unknown_app(app.appid, update_check=app.update_check, poll_interval=DEFAULT_POLL_INTERVAL_S)
@@ -66,11 +77,11 @@ async def _answer(http: web.Request, request: Request, app: App) -> bytes:
             request,
             app,
             application,
-            at=http.app[CLOCK].now(),
+            at=parts[CLOCK].now(),
             address=_address(http),
-            traceparent=http.headers.get("traceparent"),
+            traceparent=_traceparent(http),
         )
-        outcome = await http.app[CHECKS].check(poll)
+        outcome = await parts[CHECKS].check(poll)
         if poll.group is not None:
             poll_interval = poll.group.poll_interval_s
     # Without a machine id there is nothing to remember it by: no update, and nothing recorded.
@@ -83,11 +94,19 @@ async def _answer(http: web.Request, request: Request, app: App) -> bytes:
     return acknowledged_app(app.appid, ping=app.ping, events=len(app.events))
 
 
+def _traceparent(http: web.Request) -> str | None:
+    given = http.headers.get("traceparent")
+    return given if given is not None and _TRACEPARENT.fullmatch(given) else None
+
+
 def _address(http: web.Request) -> str | None:
     if http.app[TRUST_FORWARDED_FOR]:
         forwarded = http.headers.get("X-Forwarded-For")
         if forwarded:
-            return forwarded.split(",", 1)[0].strip()[:64]
+            address = forwarded.split(",", 1)[0].strip()
+            # Headers may hold bytes that are no text, and one such value would fail a whole batch of reports.
+            if 0 < len(address) <= _MAX_ADDRESS and address.isascii():
+                return address
     return http.remote
 
 

@@ -9,11 +9,13 @@ once, since it carries its event id.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from shared.db.group_commit import GroupCommit
 from shared.errors import Unavailable
@@ -21,6 +23,8 @@ from shared.fleet import Observation
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Observation)
+
+_log = structlog.get_logger()
 
 
 class Spool:
@@ -33,11 +37,14 @@ class Spool:
 
     def __init__(self, directory: Path, *, max_bytes: int) -> None:
         self._path = directory / "reports.ndjson"
+        self._damaged = directory / "reports.damaged"
         self._max_bytes = max_bytes
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._size = self._path.stat().st_size if self._path.exists() else 0
+        self._size = self._cut_torn_line()
         self._commits: GroupCommit[Observation, None] = GroupCommit(self._append, max_batch=1_000, max_waiting=100_000)
         self._draining = asyncio.Lock()
+        # Appending and cutting replace or grow the same file: never both.
+        self._file = asyncio.Lock()
 
     @property
     def empty(self) -> bool:
@@ -77,40 +84,61 @@ class Spool:
                 for batch in await asyncio.to_thread(self._read, end):
                     await record(batch)
                     drained += len(batch)
-                await asyncio.to_thread(self._cut, end)
-                self._size -= end
+                async with self._file:
+                    await asyncio.to_thread(self._cut, end)
+                    self._size -= end
             return drained
 
     async def _append(self, observations: list[Observation]) -> list[None]:
         lines = b"".join(_ENCODER.encode(observation) + b"\n" for observation in observations)
         try:
-            await asyncio.to_thread(self._write, lines)
+            async with self._file:
+                await asyncio.to_thread(self._write, lines)
+                self._size += len(lines)
         except OSError as error:
             raise Unavailable(
                 f"the spool cannot be written: {error.strerror}; free the disk", retry_after_s=60
             ) from error
-        self._size += len(lines)
         return [None] * len(observations)
 
     def _write(self, lines: bytes) -> None:
         is_new = not self._path.exists()
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            written = os.write(descriptor, lines)
-            if written != len(lines):
-                os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
-                raise OSError(28, "No space left on device")
-            os.fsync(descriptor)
+            before = os.fstat(descriptor).st_size
+            try:
+                if os.write(descriptor, lines) != len(lines):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, before)
+                raise
         finally:
             os.close(descriptor)
         if is_new:
             _sync_directory(self._path.parent)
 
+    def _cut_torn_line(self) -> int:
+        """Forget a last line that a crash cut: it was never acknowledged, and the next one must not join it."""
+        if not self._path.exists():
+            return 0
+        with self._path.open("r+b") as file:
+            size = file.read().rfind(b"\n") + 1
+            file.truncate(size)
+        return size
+
     def _read(self, end: int) -> list[list[Observation]]:
         with self._path.open("rb") as file:
-            raw = file.read(end)
-        # A line that was cut by a crash was never acknowledged.
-        observations = [_DECODER.decode(line) for line in raw.split(b"\n")[:-1] if line]
+            lines = file.read(end).split(b"\n")[:-1]
+        observations: list[Observation] = []
+        for line in lines:
+            try:
+                observations.append(_DECODER.decode(line))
+            except msgspec.DecodeError as error:
+                # What the disk lost; kept for people, and no reason to keep the rest from Postgres.
+                _log.error("spool.damaged", error=str(error), kept_in=str(self._damaged))
+                with self._damaged.open("ab") as file:
+                    file.write(line + b"\n")
         return [observations[start : start + 500] for start in range(0, len(observations), 500)]
 
     def _cut(self, end: int) -> None:

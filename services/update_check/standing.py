@@ -13,6 +13,8 @@ from shared.events.types import NodeCloned, NodeQuarantined, UpdateEvent
 
 CLOSED_STATES = frozenset({"committed", "rolled_back", "failed", "presumed_lost", "recalled"})
 
+_PARKABLE = frozenset({"staged", "awaiting_reboot"})
+
 NodeKey = tuple[uuid.UUID, str]
 """(application id, machine id): a node as it calls itself."""
 
@@ -82,6 +84,11 @@ class Standings:
         if state in CLOSED_STATES:
             self._forget(key, attempt)
         elif state != attempt.state:
+            if attempt.parked and state not in _PARKABLE:
+                # It has booted after all: back in the pace.
+                self.changeset_in_flight[attempt.changeset_id] += 1
+                self.group_in_flight[attempt.group_id] += 1
+                attempt = replace(attempt, parked=False)
             self.attempts[key] = replace(attempt, state=state)
 
     def quarantine(self, key: NodeKey, changeset_id: uuid.UUID) -> None:
@@ -131,8 +138,11 @@ class Standings:
 
     def _park(self, attempt_id: uuid.UUID) -> None:
         key = self._keys.get(attempt_id)
-        if key is not None and not self.attempts[key].parked:
-            attempt = self.attempts[key]
+        if key is None:
+            return
+        attempt = self.attempts[key]
+        # Late news: this process may know already that it went on.
+        if not attempt.parked and attempt.state in _PARKABLE:
             self.changeset_in_flight[attempt.changeset_id] -= 1
             self.group_in_flight[attempt.group_id] -= 1
             self.attempts[key] = replace(attempt, parked=True)

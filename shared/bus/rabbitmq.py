@@ -7,7 +7,7 @@ so there is one place where recovery happens and nothing depends on weak referen
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -29,7 +29,13 @@ REDELIVERY_PAUSE_S = (0.0, 0.05, 0.2, 1.0)
 WAKEUP_PREFETCH = 50
 
 # What a restart, an alarm or a closed channel looks like from here.
-BROKER_ERRORS = (OSError, TimeoutError, aio_pika.exceptions.AMQPError, Unavailable)
+BROKER_ERRORS = (
+    OSError,
+    TimeoutError,
+    aio_pika.exceptions.AMQPError,
+    aio_pika.exceptions.ChannelInvalidStateError,
+    Unavailable,
+)
 
 _log = structlog.stdlib.get_logger(__name__)
 _failures = counter("uneventful_bus_handler_failures", "Deliveries that a handler refused.", ("queue",))
@@ -78,6 +84,17 @@ async def relay_publisher(url: str, topology: Topology) -> AsyncIterator[Pipelin
         await _close_quietly(connection)
 
 
+async def _not_cancelled_by_others(work: Awaitable[None]) -> None:
+    """Await, taking aiormq's cancellation of what waited on a closed channel for the loss that it is."""
+    try:
+        await work
+    except asyncio.CancelledError as fault:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise Unavailable("the channel to RabbitMQ ended", retry_after_s=1.0) from fault
+
+
 class RabbitSubscription:
     """A subscription: a channel, a consumer on it, and the loop that begins again when either ends."""
 
@@ -107,7 +124,7 @@ class RabbitSubscription:
         try:
             while not self._stop.is_set():
                 try:
-                    await self._consume_until_lost(stopped)
+                    await _not_cancelled_by_others(self._consume_until_lost(stopped))
                     attempt = 0
                 except BROKER_ERRORS as fault:
                     if attempt == 0:
@@ -149,7 +166,7 @@ class RabbitSubscription:
             worker = asyncio.create_task(self._work(waiting))
             await asyncio.wait((losing, stopped, worker), return_when=asyncio.FIRST_COMPLETED)
             if worker.done():
-                await worker
+                await _not_cancelled_by_others(worker)
             if self._stop.is_set() and not lost.is_set():
                 await self._stop_consuming(queue, tag)
         finally:

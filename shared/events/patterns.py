@@ -23,6 +23,7 @@ def to_regex(pattern: str) -> str:
     words = pattern.split(".")
     if "#" not in words and len(words) != _WORDS_OF_A_TYPE:
         raise InvalidInput(f"{pattern!r} fits no event type: types have three words, write {words[0]}.# or add words")
+    words = [word for place, word in enumerate(words) if not (word == "#" and words[place - 1 : place] == ["#"])]
     if words == ["#"]:
         return "^.*$"
     regex = ""

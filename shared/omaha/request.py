@@ -7,7 +7,8 @@ are applied to the notes. Elements and attributes that are not known are ignored
 
 from __future__ import annotations
 
-from typing import NoReturn
+import re
+from typing import Any, NoReturn
 from xml.parsers import expat
 
 import msgspec
@@ -121,6 +122,22 @@ _APP_NAMES = [
 _STEADY_EVENT = ["eventtype", "3", "eventresult", "2", "previousversion", ""]
 _STEADY_EVENTS = (Event(3, 2),)
 
+# The same with an event that is no news, which is nearly every body that comes, read without expat at a fifth of the
+# cost. Every character is fixed but the values, and these have none that means anything in XML, so expat would see the
+# same: no reference, no end of line to normalise, nothing outside of ASCII. Whatever differs goes to expat.
+_VALUE = r'"([ !#-%\'-;=?-~]*)"'
+_STEADY_CHECK = re.compile(
+    re.escape(_USUAL_DECLARATION.decode())
+    + r'\n<request protocol="3\.0"'
+    + "".join(f" {name}={_VALUE}" for name in _REQUEST_NAMES[1:])
+    + ">\n    <os"
+    + "".join(f" {name}={_VALUE}" for name in _OS_NAMES)
+    + "></os>\n    <app"
+    + "".join(f" {name}={_VALUE}" for name in _APP_NAMES)
+    + ' >\n        <ping active="1"></ping>\n        <updatecheck></updatecheck>\n'
+    '        <event eventtype="3" eventresult="2" previousversion=""></event>\n    </app>\n</request>\n?'
+)
+
 _KNOWN_NAMES = {name: name for name in (*_CHECK_TAGS, *_REQUEST_NAMES, *_OS_NAMES, *_APP_NAMES, *_STEADY_EVENT[::2])}
 _shared_names = dict(_KNOWN_NAMES)
 
@@ -134,7 +151,12 @@ def parse_request(body: bytes) -> Request:
             something (bytes, depth, tags, attributes, characters, applications, events) than is read here.
     """
     size = len(body)
-    if size > MAX_BODY_BYTES:
+    if size <= MAX_ATTRIBUTE_CHARS:
+        # Any byte is some character of Latin-1, and those outside of ASCII do not match.
+        steady = _STEADY_CHECK.fullmatch(body.decode("latin-1"))
+        if steady is not None:
+            return _steady_check(steady.groups())
+    elif size > MAX_BODY_BYTES:
         raise OmahaRefused(f"the body has {size} bytes; at most {MAX_BODY_BYTES} are read")
     # Below this size there is no room for so many tags.
     if size > _SMALL_BODY_BYTES and body.count(b"<") > MAX_TAGS:
@@ -293,6 +315,64 @@ def _usual_check(attributes: list[list[str]]) -> Request | None:
                 True,  # noqa: FBT003
                 "",
                 _STEADY_EVENTS if event == _STEADY_EVENT else (_event(event),),
+            ),
+        ),
+    )
+
+
+def _steady_check(values: tuple[str | Any, ...]) -> Request:
+    """The usual check with an event that is no news, from its values in their order."""
+    (
+        version,
+        updater_version,
+        install_source,
+        is_machine,
+        os_version,
+        os_platform,
+        os_service_pack,
+        appid,
+        app_version,
+        track,
+        bootid,
+        oem,
+        oemversion,
+        alephversion,
+        machineid,
+        machinealias,
+        lang,
+        board,
+        hardware_class,
+        delta_okay,
+    ) = values
+    return Request(
+        "3.0",
+        updater_version or version,
+        install_source,
+        is_machine in _TRUE,
+        os_platform,
+        os_version,
+        os_service_pack,
+        "",
+        (
+            App(
+                appid,
+                app_version,
+                track,
+                bootid,
+                oem,
+                oemversion,
+                alephversion,
+                machineid,
+                machinealias,
+                board,
+                delta_okay in _TRUE,
+                "",
+                hardware_class,
+                lang,
+                True,  # noqa: FBT003  # positional structs are made in half the time
+                True,  # noqa: FBT003
+                "",
+                _STEADY_EVENTS,
             ),
         ),
     )

@@ -124,9 +124,7 @@ class Model:
 
     def report(self, observation: Observation) -> None:
         if self.node is None:
-            self.node = NodeRow(
-                version=observation.version, boot_id=observation.boot_id, boot_seen_at=observation.at
-            )
+            self.node = NodeRow(version=observation.version, boot_id=observation.boot_id, boot_seen_at=observation.at)
             self.events.append(("node.enrolled", None, None, None))
         if observation.event_id in self.seen:
             self.statuses.append("duplicate")
@@ -284,9 +282,7 @@ class Database:
 @pytest.fixture
 async def rules(pool) -> AsyncIterator[tuple[asyncpg.Connection[Any], World]]:
     async with pool.acquire() as connection:
-        world = await make_world(
-            connection, version=TO, pace=5, policy={"retry_after_s": 0, "max_attempts": 100}
-        )
+        world = await make_world(connection, version=TO, pace=5, policy={"retry_after_s": 0, "max_attempts": 100})
         yield connection, world
 
 
@@ -339,13 +335,16 @@ async def assert_agreement(database: Database, model: Model) -> None:
         assert node is None
     else:
         assert node is not None
-        assert NodeRow(
-            version=node["version"],
-            boot_id=node["boot_id"],
-            boot_seen_at=node["boot_seen_at"],
-            former_boot_ids=tuple(node["former_boot_ids"]),
-            cloned=node["cloned"],
-        ) == model.node
+        assert (
+            NodeRow(
+                version=node["version"],
+                boot_id=node["boot_id"],
+                boot_seen_at=node["boot_seen_at"],
+                former_boot_ids=tuple(node["former_boot_ids"]),
+                cloned=node["cloned"],
+            )
+            == model.node
+        )
     rows = await connection.fetch("SELECT * FROM fleet.attempts")
     found = [
         AttemptRow(
@@ -496,9 +495,7 @@ async def test_concurrent_batches_on_the_same_nodes_lose_nothing(pool):
         fresh = 0
         for number in range(1, 9):
             some = chance.sample(nodes, 12)
-            outcomes = await reporter.submit_many(
-                [observation(*node, Kind.DOWNLOAD_STARTED, number) for node in some]
-            )
+            outcomes = await reporter.submit_many([observation(*node, Kind.DOWNLOAD_STARTED, number) for node in some])
             fresh += sum(outcome.status.value != "duplicate" for outcome in outcomes)
         return fresh
 

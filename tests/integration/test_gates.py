@@ -232,7 +232,12 @@ async def test_a_halt_pauses_the_same_versions_other_arch(pool, world):
     found = {row["rollout_id"]: row["state"] for row in rows}
     assert found == {world.rollout_id: "halted", other_arch.rollout_id: "paused", other_version.rollout_id: "running"}
     assert await statuses(pool, other_arch, await enrol(pool, world, 1)) == ["rollout_paused"]
-    assert await pool.fetchval("SELECT state FROM control.changeset_gates WHERE changeset_id = $1", other_arch.changeset_id) == "open"
+    assert (
+        await pool.fetchval(
+            "SELECT state FROM control.changeset_gates WHERE changeset_id = $1", other_arch.changeset_id
+        )
+        == "open"
+    )
 
 
 async def test_two_archs_that_halt_at_once_do_not_wait_for_each_other(pool, world):

@@ -165,9 +165,9 @@ class Lab:
     async def settle(self) -> None:
         """Move and judge until nothing is left: verdicts are events too."""
         deadline = time.monotonic() + 20
-        while await self.move() or (await checkpoint(self.connection, store.FOLLOWER)) < (
-            await head(self.connection)
-        )[0]:
+        while (
+            await self.move() or (await checkpoint(self.connection, store.FOLLOWER)) < (await head(self.connection))[0]
+        ):
             assert time.monotonic() < deadline, "the analysis did not catch up"
             await asyncio.sleep(0.005)
 
@@ -539,5 +539,3 @@ async def test_the_application_judges(database_url, lab):
         assert await lab.connection.fetchval("SELECT count(*) FROM analysis.verdicts WHERE kind = 'pace'") == 1
     finally:
         await server.close()
-
-

@@ -116,9 +116,12 @@ CREATE FUNCTION fleet.report_v1(
 ) RETURNS TABLE (
     ordinal bigint, status text, attempt_id uuid, changeset_id uuid, state text, quarantined boolean, cloned boolean
 ) LANGUAGE plpgsql
--- The statements are planned once, for index scans whatever the tables' size is then: planning cost more than running.
+-- The statements are planned once (planning them cost more than running them), so they must not be planned for tables
+-- that happen to be small then: rows of tables are only ever looked up by index, one by one.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -146,6 +149,8 @@ DECLARE
     event_ids uuid[] := '{}';
     event_types text[] := '{}';
     event_datas jsonb[] := '{}';
+    event_sources text[] := '{}';
+    event_traceparents text[] := '{}';
     quarantine_ords bigint[] := '{}';
     quarantine_attempt_ids uuid[] := '{}';
     quarantine_reasons text[] := '{}';
@@ -155,11 +160,10 @@ BEGIN
         INSERT INTO event_log.seen (event_id)
         SELECT DISTINCT u.event_id FROM unnest(p_event_ids) AS u(event_id) ORDER BY 1
         ON CONFLICT DO NOTHING RETURNING event_id
-    ), firsts AS (
-        SELECT u.event_id, min(u.ord) AS ord FROM unnest(p_event_ids) WITH ORDINALITY AS u(event_id, ord) GROUP BY u.event_id
-    ) SELECT array_agg(firsts.ord IS NOT NULL ORDER BY u.ord) INTO is_fresh_at
-        FROM unnest(p_event_ids) WITH ORDINALITY AS u(event_id, ord)
-        LEFT JOIN (firsts JOIN fresh USING (event_id)) USING (ord);
+    ) SELECT array_agg(told.is_fresh ORDER BY told.ord) INTO is_fresh_at
+        FROM (SELECT u.ord, u.event_id IN (SELECT fresh.event_id FROM fresh)
+                            AND row_number() OVER (PARTITION BY u.event_id ORDER BY u.ord) = 1 AS is_fresh
+                FROM unnest(p_event_ids) WITH ORDINALITY AS u(event_id, ord)) AS told;
 
     WITH registered AS (
         INSERT INTO fleet.nodes AS old (node_id, application_id, machine_id, group_id, version, arch, boot_id, boot_seen_at,
@@ -180,14 +184,13 @@ BEGIN
 
     -- Node by node, so that each is read and written once; within a node in the order of the arrays.
     FOR r IN
-        SELECT u.*, e.node_id IS NOT NULL AS is_enrolled, node, attempt
+        SELECT u.*, u.node_id IN (SELECT e.node_id FROM unnest(enrolled_ids) AS e(node_id)) AS is_enrolled, node, attempt
           FROM unnest(p_event_ids, p_kinds, p_sources, p_node_ids, p_application_ids, p_machine_ids, p_group_ids, p_versions,
                       p_arches, p_boot_ids, p_times, p_facts, p_addresses, p_error_codes, p_error_bases, p_error_classes,
                       p_previous_versions, p_reasons, p_traceparents) WITH ORDINALITY
                AS u(event_id, kind, source, node_id, application_id, machine_id, group_id, version, arch, boot_id, at, facts,
                     address, error_code, error_base, error_class, previous_version, reason, traceparent, ord)
           JOIN fleet.nodes node ON node.node_id = u.node_id
-          LEFT JOIN unnest(enrolled_ids) AS e(node_id) ON e.node_id = u.node_id
           -- The open attempt, else the last one: late reports belong to it.
           LEFT JOIN fleet.attempts attempt ON attempt.attempt_id = coalesce(
                (SELECT o.attempt_id FROM fleet.attempts o WHERE o.node_id = u.node_id AND o.closed_at IS NULL),
@@ -217,6 +220,8 @@ BEGIN
 
         IF enrolled THEN
             event_ords := array_append(event_ords, r.ord);
+            event_sources := array_append(event_sources, r.source);
+            event_traceparents := array_append(event_traceparents, r.traceparent);
             event_ids := array_append(event_ids, gen_random_uuid());
             event_types := array_append(event_types, 'node.enrolled.v1');
             event_datas := array_append(event_datas, jsonb_strip_nulls(jsonb_build_object(
@@ -238,6 +243,8 @@ BEGIN
             n.cloned := true;
             node_moved := true;
             event_ords := array_append(event_ords, r.ord);
+            event_sources := array_append(event_sources, r.source);
+            event_traceparents := array_append(event_traceparents, r.traceparent);
             event_ids := array_append(event_ids, gen_random_uuid());
             event_types := array_append(event_types, 'node.cloned.v1');
             event_datas := array_append(event_datas, jsonb_strip_nulls(jsonb_build_object(
@@ -398,6 +405,8 @@ BEGIN
 
         FOR i IN 1 .. cardinality(moves) LOOP
             event_ords := array_append(event_ords, r.ord);
+            event_sources := array_append(event_sources, r.source);
+            event_traceparents := array_append(event_traceparents, r.traceparent);
             event_ids := array_append(event_ids, CASE WHEN i = cardinality(moves) THEN r.event_id
                                                       ELSE md5(r.event_id || '|' || i)::uuid END);
             event_types := array_append(event_types, 'update.' || moves[i] || '.v1');
@@ -417,6 +426,8 @@ BEGIN
             quarantine_attempt_ids := array_append(quarantine_attempt_ids, a.attempt_id);
             quarantine_reasons := array_append(quarantine_reasons, move_reason);
             event_ords := array_append(event_ords, r.ord);
+            event_sources := array_append(event_sources, r.source);
+            event_traceparents := array_append(event_traceparents, r.traceparent);
             event_ids := array_append(event_ids, md5(r.event_id || '|quarantine')::uuid);
             event_types := array_append(event_types, 'node.quarantined.v1');
             event_datas := array_append(event_datas, jsonb_build_object(
@@ -475,11 +486,10 @@ BEGIN
      ORDER BY t.node_id, q.ord
     ON CONFLICT DO NOTHING;
     INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id, traceparent)
-    SELECT e.event_id, e.type, u.source, 'nodes/' || u.node_id, u.node_id::text, u.at, e.data, e.data ->> 'attempt_id',
-           u.traceparent
-      FROM unnest(event_ords, event_ids, event_types, event_datas) WITH ORDINALITY AS e(ord, event_id, type, data, place)
-      JOIN unnest(p_sources, p_node_ids, p_times, p_traceparents) WITH ORDINALITY AS u(source, node_id, at, traceparent, ord)
-           ON u.ord = e.ord
+    SELECT e.event_id, e.type, e.source, 'nodes/' || p_node_ids[e.ord], p_node_ids[e.ord]::text, p_times[e.ord], e.data,
+           e.data ->> 'attempt_id', e.traceparent
+      FROM unnest(event_ords, event_ids, event_types, event_sources, event_datas, event_traceparents) WITH ORDINALITY
+           AS e(ord, event_id, type, source, data, traceparent, place)
      ORDER BY e.ord, e.place;
 END
 $$;

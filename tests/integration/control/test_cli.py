@@ -31,6 +31,14 @@ class Terminal:
     async def run(self, *arguments: str) -> Result:
         return await asyncio.to_thread(CliRunner().invoke, cli, [*self.options, *arguments])
 
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        """As a process of its own: in one process only one command can have the terminal."""
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("UNEVENTFUL_")}
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.cli", *self.options, *arguments,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environ,
+        )  # fmt: skip
+
     async def json(self, *arguments: str) -> Any:
         result = await self.run(*arguments, "--json")
         assert result.exit_code == 0, (arguments, result.output)
@@ -150,6 +158,7 @@ async def test_halting_and_resuming(terminal, payload):
     refused = await terminal.fails(1, "channel", "promote", "stable", "2.0.0")
     assert "Resume it first" in refused
     assert "open" in await terminal.text("changeset", "resume", "2.0.0", "--reason", "a candle")
+    assert "0 rollouts started" in await terminal.text("channel", "promote", "stable", "2.0.0")
     for verb, state in [("pause", "paused"), ("resume", "running"), ("halt", "halted"), ("abort", "aborted")]:
         shown = await terminal.json("rollout", verb, "all", "--reason", verb)
         assert shown["state"] == state
@@ -161,6 +170,9 @@ async def test_halting_and_resuming(terminal, payload):
 async def test_groups_are_changed(terminal, payload):
     """What is given changes, `default` takes a value back, a wrong one is refused with its name."""
     await released(terminal, payload)
+    for wrong in (("--policy", "max_attempts"), ("--select", "oem"), ("--everything", "--select", "oem=ec2")):
+        assert "--" in await terminal.fails(2, "group", "set", "all", *wrong)
+    assert "effective policy" in await terminal.text("group", "set", "all", "--channel", "stable")
     changed = await terminal.json(
         "group", "set", "all", "--policy", "allowed_bad_rate=default", "--policy", "max_attempts=2",
         "--select", "oem=azure,ec2", "--disable", "--position", "7",
@@ -228,13 +240,14 @@ async def test_events_are_listed_tailed_shown_and_verified(terminal, payload, po
 async def test_watching_ends_when_the_rollout_does(terminal, payload):
     """A line when something changes, the end when it is over."""
     promoted = await released(terminal, payload)
-    watching = asyncio.create_task(terminal.run("rollout", "watch", promoted["rollouts"][0]))
-    await asyncio.sleep(0)
-    await terminal.json("rollout", "abort", "all", "--reason", "enough")
-    async with asyncio.timeout(20):
-        result = await watching
-    assert result.exit_code == 0
-    assert result.stdout.splitlines()[-1].startswith("aborted: ")
+    watching = await terminal.start("rollout", "watch", promoted["rollouts"][0])
+    async with asyncio.timeout(30):
+        first = await watching.stdout.readline()
+        assert first.startswith(b"running: 0 of 0 on 2.0.0")
+        await terminal.json("rollout", "abort", "all", "--reason", "enough")
+        rest, _ = await watching.communicate()
+    assert watching.returncode == 0
+    assert rest.splitlines()[-1].startswith(b"aborted: ")
     lines = (await terminal.text("--json", "rollout", "watch", "all")).splitlines()
     assert [json.loads(line)["state"] for line in lines] == ["aborted"]
 
@@ -283,16 +296,16 @@ async def test_migrate(empty_database_url):
     assert (await terminal.json("migrate", "--database-url", empty_database_url))["applied"] == []
 
 
-async def test_the_installed_command(terminal):
-    """As a process of its own: JSON on stdout, the exit code of the command."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("UNEVENTFUL_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.cli", *terminal.options, "--json", "app", "list",
-        stdout=asyncio.subprocess.PIPE, env=environ,
-    )  # fmt: skip
+async def test_the_command_as_a_process(terminal):
+    """JSON on stdout, the exit code of the command, and nothing but the error on stderr."""
+    process = await terminal.start("--json", "app", "list")
     stdout, _ = await process.communicate()
     assert process.returncode == 0
     assert json.loads(stdout) == {"items": []}
+    process = await Terminal(("--url", "http://127.0.0.1:9")).start("app", "list")
+    stdout, stderr = await process.communicate()
+    assert (process.returncode, stdout) == (3, b"")
+    assert stderr.startswith(b"Error: control at http://127.0.0.1:9 cannot be reached")
 
 
 async def test_the_token_command(database_url, operator_at, control):

@@ -233,6 +233,19 @@ def test_a_part_that_is_not_installed_is_said_so(monkeypatch):
     assert run("--help").exit_code == 0
 
 
+def test_up_refuses_what_it_cannot_start(tmp_path, monkeypatch):
+    """Settings that are not usable end it before anything starts; variables of the client do not disturb it."""
+    monkeypatch.setenv("UNEVENTFUL_URL", "http://elsewhere")
+    wrong = run("up", "--data", str(tmp_path), "--set", "orbit.speed=7")
+    assert wrong.exit_code == 2
+    assert "orbit.speed" in wrong.stderr
+    assert "UNEVENTFUL_URL" not in wrong.stderr
+    monkeypatch.setenv("UNEVENTFUL_NONSENSE", "1")
+    assert "UNEVENTFUL_NONSENSE" in run("up", "--data", str(tmp_path)).stderr
+    assert run("up", "--base-port", "70000").exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(shell):
     """Each shell gets a script that calls the command back."""

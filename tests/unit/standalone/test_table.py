@@ -45,8 +45,14 @@ def test_a_child_gets_its_own_variables_only() -> None:
     """What is empty is not set, what is told goes first, and nothing of another service comes along."""
     service = Service("telemetry", 3, {"UNEVENTFUL_STORE_DIR": "{data}/store"})
     values = {
-        **{"data": "/d", "database_url": "postgresql://x", "amqp_url": "", "log_level": "info", "otlp_endpoint": ""},
-        **{"telemetry_port": "1", "telemetry_status_port": "2", "telemetry_ready_file": "/d/run/telemetry.json"},
+        "data": "/d",
+        "database_url": "postgresql://x",
+        "amqp_url": "",
+        "log_level": "info",
+        "otlp_endpoint": "",
+        "telemetry_port": "1",
+        "telemetry_status_port": "2",
+        "telemetry_ready_file": "/d/run/telemetry.json",
         "control_port": "9",
     }
     environ = environ_for(service, values, {"UNEVENTFUL_LOG_LEVEL": "debug"})

@@ -1,0 +1,1259 @@
+-- What all migrations make. Never edited: written by `python -m shared.db.schema --write`.
+
+CREATE SCHEMA analysis;
+CREATE SCHEMA control;
+CREATE SCHEMA event_log;
+CREATE SCHEMA fleet;
+CREATE SCHEMA migrations;
+
+CREATE TABLE analysis.attempts (
+    attempt_id uuid NOT NULL,
+    changeset_id uuid NOT NULL,
+    state bytea NOT NULL,
+    CONSTRAINT attempts_pkey PRIMARY KEY (attempt_id)
+) WITH (fillfactor=70);
+CREATE INDEX attempts_by_changeset ON analysis.attempts USING btree (changeset_id);
+
+CREATE TABLE analysis.changesets (
+    changeset_id uuid NOT NULL,
+    state bytea NOT NULL,
+    view jsonb NOT NULL,
+    CONSTRAINT changesets_pkey PRIMARY KEY (changeset_id)
+);
+
+CREATE TABLE analysis.folds (
+    name text NOT NULL,
+    state bytea NOT NULL,
+    CONSTRAINT folds_pkey PRIMARY KEY (name)
+);
+
+CREATE TABLE analysis.verdicts (
+    seq bigint NOT NULL,
+    ordinal integer NOT NULL,
+    changeset_id uuid,
+    kind text NOT NULL,
+    verdict bytea NOT NULL,
+    decided_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT verdicts_pkey PRIMARY KEY (seq, ordinal)
+);
+CREATE INDEX verdicts_by_changeset ON analysis.verdicts USING btree (changeset_id, seq);
+
+CREATE TABLE control.applications (
+    application_id uuid NOT NULL,
+    name text NOT NULL,
+    omaha_id text,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT applications_pkey PRIMARY KEY (application_id),
+    CONSTRAINT applications_name_key UNIQUE (name),
+    CONSTRAINT applications_omaha_id_key UNIQUE (omaha_id),
+    CONSTRAINT applications_name_check CHECK (((length(name) >= 1) AND (length(name) <= 64))),
+    CONSTRAINT applications_omaha_id_check CHECK (((omaha_id = lower(omaha_id)) AND ((length(omaha_id) >= 1) AND (length(omaha_id) <= 64))))
+);
+
+CREATE TABLE control.changeset_gates (
+    changeset_id uuid NOT NULL,
+    state text NOT NULL DEFAULT 'open'::text,
+    braked_reason text,
+    pace integer NOT NULL,
+    reason text,
+    evidence jsonb,
+    resumes integer NOT NULL DEFAULT 0,
+    changed_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT changeset_gates_pkey PRIMARY KEY (changeset_id),
+    CONSTRAINT changeset_gates_changeset_id_fkey FOREIGN KEY (changeset_id) REFERENCES control.changesets(changeset_id),
+    CONSTRAINT changeset_gates_pace_check CHECK ((pace >= 0)),
+    CONSTRAINT changeset_gates_state_check CHECK ((state = ANY (ARRAY['open'::text, 'halted'::text, 'suspended'::text, 'withdrawn'::text])))
+);
+
+CREATE TABLE control.changesets (
+    changeset_id uuid NOT NULL,
+    application_id uuid NOT NULL,
+    version text NOT NULL,
+    arch text NOT NULL,
+    kind text NOT NULL,
+    state text NOT NULL DEFAULT 'draft'::text,
+    notes text NOT NULL DEFAULT ''::text,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    published_at timestamp with time zone,
+    CONSTRAINT changesets_pkey PRIMARY KEY (changeset_id),
+    CONSTRAINT changesets_application_id_version_arch_key UNIQUE (application_id, version, arch),
+    CONSTRAINT changesets_application_id_fkey FOREIGN KEY (application_id) REFERENCES control.applications(application_id),
+    CONSTRAINT changesets_arch_check CHECK (((length(arch) >= 1) AND (length(arch) <= 32))),
+    CONSTRAINT changesets_kind_check CHECK ((kind = ANY (ARRAY['image'::text, 'packages'::text]))),
+    CONSTRAINT changesets_state_check CHECK ((state = ANY (ARRAY['draft'::text, 'published'::text, 'withdrawn'::text]))),
+    CONSTRAINT changesets_version_check CHECK (((length(version) >= 1) AND (length(version) <= 128)))
+);
+
+CREATE TABLE control.channel_history (
+    channel_id uuid NOT NULL,
+    changeset_id uuid NOT NULL,
+    promoted_at timestamp with time zone NOT NULL DEFAULT now(),
+    promoted_by text NOT NULL,
+    CONSTRAINT channel_history_changeset_id_fkey FOREIGN KEY (changeset_id) REFERENCES control.changesets(changeset_id),
+    CONSTRAINT channel_history_channel_id_fkey FOREIGN KEY (channel_id) REFERENCES control.channels(channel_id) ON DELETE CASCADE
+);
+CREATE INDEX channel_history_by_channel ON control.channel_history USING btree (channel_id, promoted_at);
+
+CREATE TABLE control.channels (
+    channel_id uuid NOT NULL,
+    application_id uuid NOT NULL,
+    name text NOT NULL,
+    arch text NOT NULL,
+    changeset_id uuid,
+    changed_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT channels_pkey PRIMARY KEY (channel_id),
+    CONSTRAINT channels_application_id_name_arch_key UNIQUE (application_id, name, arch),
+    CONSTRAINT channels_application_id_fkey FOREIGN KEY (application_id) REFERENCES control.applications(application_id),
+    CONSTRAINT channels_changeset_id_fkey FOREIGN KEY (changeset_id) REFERENCES control.changesets(changeset_id),
+    CONSTRAINT channels_arch_check CHECK (((length(arch) >= 1) AND (length(arch) <= 32))),
+    CONSTRAINT channels_name_check CHECK (((length(name) >= 1) AND (length(name) <= 64)))
+);
+
+CREATE TABLE control.global_gate (
+    only_row boolean NOT NULL DEFAULT true,
+    open boolean NOT NULL DEFAULT true,
+    reason text,
+    policy_version bigint NOT NULL DEFAULT 1,
+    CONSTRAINT global_gate_pkey PRIMARY KEY (only_row),
+    CONSTRAINT global_gate_only_row_check CHECK (only_row)
+);
+
+CREATE TABLE control.groups (
+    group_id uuid NOT NULL,
+    application_id uuid NOT NULL,
+    name text NOT NULL,
+    "position" integer NOT NULL,
+    channel_name text NOT NULL,
+    selector jsonb NOT NULL DEFAULT '{}'::jsonb,
+    policy jsonb NOT NULL DEFAULT '{}'::jsonb,
+    updates_enabled boolean NOT NULL DEFAULT true,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT groups_pkey PRIMARY KEY (group_id),
+    CONSTRAINT groups_application_id_name_key UNIQUE (application_id, name),
+    CONSTRAINT groups_application_id_position_key UNIQUE (application_id, "position") DEFERRABLE INITIALLY DEFERRED,
+    CONSTRAINT groups_application_id_fkey FOREIGN KEY (application_id) REFERENCES control.applications(application_id),
+    CONSTRAINT groups_name_check CHECK (((length(name) >= 1) AND (length(name) <= 64)))
+);
+
+CREATE TABLE control.payloads (
+    changeset_id uuid NOT NULL,
+    "position" integer NOT NULL,
+    role text NOT NULL,
+    name text NOT NULL,
+    sha256 text NOT NULL,
+    sha1_base64 text NOT NULL,
+    size bigint NOT NULL,
+    required boolean NOT NULL DEFAULT true,
+    CONSTRAINT payloads_pkey PRIMARY KEY (changeset_id, "position"),
+    CONSTRAINT payloads_changeset_id_name_key UNIQUE (changeset_id, name),
+    CONSTRAINT payloads_changeset_id_fkey FOREIGN KEY (changeset_id) REFERENCES control.changesets(changeset_id) ON DELETE CASCADE,
+    CONSTRAINT payloads_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+    CONSTRAINT payloads_position_check CHECK (("position" >= 0)),
+    CONSTRAINT payloads_role_check CHECK ((role = ANY (ARRAY['main'::text, 'extra'::text]))),
+    CONSTRAINT payloads_sha256_check CHECK ((sha256 ~ '^[0-9a-f]{64}$'::text)),
+    CONSTRAINT payloads_size_check CHECK ((size > 0))
+);
+CREATE INDEX payloads_by_digest ON control.payloads USING btree (sha256);
+
+CREATE TABLE control.rollouts (
+    rollout_id uuid NOT NULL,
+    group_id uuid NOT NULL,
+    changeset_id uuid NOT NULL,
+    channel_id uuid,
+    application_id uuid NOT NULL,
+    arch text NOT NULL,
+    state text NOT NULL,
+    pace integer NOT NULL,
+    policy jsonb NOT NULL,
+    parameters jsonb NOT NULL,
+    reason text,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    changed_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT rollouts_pkey PRIMARY KEY (rollout_id),
+    CONSTRAINT rollouts_application_id_fkey FOREIGN KEY (application_id) REFERENCES control.applications(application_id),
+    CONSTRAINT rollouts_changeset_id_fkey FOREIGN KEY (changeset_id) REFERENCES control.changesets(changeset_id),
+    CONSTRAINT rollouts_channel_id_fkey FOREIGN KEY (channel_id) REFERENCES control.channels(channel_id),
+    CONSTRAINT rollouts_group_id_fkey FOREIGN KEY (group_id) REFERENCES control.groups(group_id),
+    CONSTRAINT rollouts_pace_check CHECK ((pace >= 0)),
+    CONSTRAINT rollouts_state_check CHECK ((state = ANY (ARRAY['created'::text, 'running'::text, 'paused'::text, 'halted'::text, 'completed'::text, 'aborted'::text, 'superseded'::text])))
+);
+CREATE INDEX rollouts_by_changeset ON control.rollouts USING btree (changeset_id);
+CREATE UNIQUE INDEX rollouts_one_active ON control.rollouts USING btree (group_id, arch) WHERE (state = ANY (ARRAY['created'::text, 'running'::text, 'paused'::text, 'halted'::text]));
+
+CREATE TABLE control.suspended_payloads (
+    sha256 text NOT NULL,
+    reason text NOT NULL,
+    suspended_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT suspended_payloads_pkey PRIMARY KEY (sha256)
+);
+
+CREATE TABLE control.tokens (
+    name text NOT NULL,
+    token_sha256 bytea NOT NULL,
+    role text NOT NULL,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT tokens_pkey PRIMARY KEY (name),
+    CONSTRAINT tokens_token_sha256_key UNIQUE (token_sha256),
+    CONSTRAINT tokens_role_check CHECK ((role = ANY (ARRAY['admin'::text, 'viewer'::text])))
+);
+
+CREATE TABLE event_log.dead_letters (
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    queue text NOT NULL,
+    event_id text NOT NULL,
+    type text NOT NULL,
+    reason text NOT NULL,
+    deliveries integer NOT NULL,
+    body bytea NOT NULL,
+    headers jsonb NOT NULL DEFAULT '{}'::jsonb,
+    dead_at timestamp with time zone NOT NULL DEFAULT now(),
+    replayed_at timestamp with time zone,
+    CONSTRAINT dead_letters_pkey PRIMARY KEY (id),
+    CONSTRAINT dead_letters_queue_event_id_key UNIQUE (queue, event_id)
+);
+CREATE INDEX dead_letters_waiting ON event_log.dead_letters USING btree (queue, id) WHERE (replayed_at IS NULL);
+
+CREATE TABLE event_log.followers (
+    name text NOT NULL,
+    seq bigint NOT NULL,
+    moved_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT followers_pkey PRIMARY KEY (name),
+    CONSTRAINT followers_seq_check CHECK ((seq >= 0))
+) WITH (fillfactor=50);
+
+CREATE TABLE event_log.head (
+    singleton boolean NOT NULL DEFAULT true,
+    seq bigint NOT NULL,
+    hash bytea NOT NULL,
+    recorded_at timestamp with time zone NOT NULL,
+    CONSTRAINT head_pkey PRIMARY KEY (singleton),
+    CONSTRAINT head_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT head_seq_check CHECK ((seq >= 0)),
+    CONSTRAINT head_singleton_check CHECK (singleton)
+);
+
+CREATE TABLE event_log.inbox (
+    "position" bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    event_id uuid NOT NULL,
+    type text NOT NULL,
+    source text NOT NULL,
+    subject text NOT NULL,
+    partition_key text NOT NULL,
+    occurred_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    data jsonb NOT NULL,
+    correlation_id text,
+    causation_id text,
+    traceparent text,
+    appended_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT inbox_pkey PRIMARY KEY ("position")
+) WITH (autovacuum_analyze_scale_factor=0, autovacuum_analyze_threshold=50000, autovacuum_vacuum_insert_scale_factor=0, autovacuum_vacuum_insert_threshold=5000, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=5000);
+COMMENT ON TABLE event_log.inbox IS 'Events appended and not yet in the ledger; rows leave when the mover takes them';
+
+CREATE TABLE event_log.last_tick (
+    singleton boolean NOT NULL DEFAULT true,
+    ticked_at timestamp with time zone,
+    contacts jsonb NOT NULL DEFAULT '{}'::jsonb,
+    CONSTRAINT last_tick_pkey PRIMARY KEY (singleton),
+    CONSTRAINT last_tick_singleton_check CHECK (singleton)
+);
+
+CREATE TABLE event_log.ledger (
+    seq bigint NOT NULL,
+    event_id uuid NOT NULL,
+    type text NOT NULL,
+    subject text NOT NULL,
+    partition_key text NOT NULL,
+    correlation_id text,
+    recorded_at timestamp with time zone NOT NULL,
+    occurred_at timestamp with time zone NOT NULL,
+    hash bytea NOT NULL,
+    event bytea NOT NULL,
+    CONSTRAINT ledger_pkey PRIMARY KEY (seq)
+) PARTITION BY RANGE (seq);
+CREATE TABLE event_log.ledger_000000 PARTITION OF event_log.ledger FOR VALUES FROM ('0') TO ('1000000');
+CREATE TABLE event_log.ledger_000001 PARTITION OF event_log.ledger FOR VALUES FROM ('1000000') TO ('2000000');
+CREATE TABLE event_log.ledger_000002 PARTITION OF event_log.ledger FOR VALUES FROM ('2000000') TO ('3000000');
+CREATE INDEX ledger_by_correlation ON ONLY event_log.ledger USING btree (correlation_id, seq) WHERE (correlation_id IS NOT NULL);
+CREATE INDEX ledger_by_partition_key ON ONLY event_log.ledger USING btree (partition_key, seq);
+CREATE INDEX ledger_by_time ON ONLY event_log.ledger USING brin (recorded_at);
+CREATE TRIGGER ledger_is_append_only BEFORE DELETE OR UPDATE ON event_log.ledger FOR EACH ROW EXECUTE FUNCTION event_log.refuse_change();
+CREATE TRIGGER ledger_is_not_truncated BEFORE TRUNCATE ON event_log.ledger FOR EACH STATEMENT EXECUTE FUNCTION event_log.refuse_change();
+
+CREATE TABLE event_log.seen (
+    event_id uuid NOT NULL,
+    seen_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT seen_pkey PRIMARY KEY (event_id)
+);
+CREATE INDEX seen_by_time ON event_log.seen USING brin (seen_at);
+COMMENT ON TABLE event_log.seen IS 'Ids of events ever appended; what is sent twice counts once';
+
+CREATE TABLE event_log.set_aside (
+    "position" bigint NOT NULL,
+    event_id uuid NOT NULL,
+    type text NOT NULL,
+    source text NOT NULL,
+    subject text NOT NULL,
+    partition_key text NOT NULL,
+    occurred_at timestamp with time zone NOT NULL,
+    data jsonb NOT NULL,
+    correlation_id text,
+    causation_id text,
+    traceparent text,
+    error text NOT NULL,
+    set_aside_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT set_aside_pkey PRIMARY KEY ("position")
+);
+
+CREATE TABLE fleet.attempts (
+    attempt_id uuid NOT NULL,
+    token text NOT NULL,
+    node_id uuid NOT NULL,
+    application_id uuid NOT NULL,
+    changeset_id uuid NOT NULL,
+    rollout_id uuid NOT NULL,
+    group_id uuid NOT NULL,
+    arch text NOT NULL,
+    from_version text NOT NULL,
+    to_version text NOT NULL,
+    state text NOT NULL,
+    parked boolean NOT NULL DEFAULT false,
+    boot_id text NOT NULL,
+    reason text,
+    error_code bigint,
+    granted_at timestamp with time zone NOT NULL,
+    changed_at timestamp with time zone NOT NULL,
+    awaited_at timestamp with time zone,
+    closed_at timestamp with time zone,
+    CONSTRAINT attempts_pkey PRIMARY KEY (attempt_id),
+    CONSTRAINT attempts_token_key UNIQUE (token),
+    CONSTRAINT attempts_check CHECK (((closed_at IS NOT NULL) = (state = ANY (ARRAY['committed'::text, 'rolled_back'::text, 'failed'::text, 'presumed_lost'::text, 'recalled'::text])))),
+    CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['offered'::text, 'downloading'::text, 'staged'::text, 'awaiting_reboot'::text, 'rebooting'::text, 'probation'::text, 'committed'::text, 'rolled_back'::text, 'failed'::text, 'presumed_lost'::text, 'recalled'::text])))
+) WITH (autovacuum_vacuum_scale_factor=0.05, fillfactor=70);
+CREATE INDEX attempts_by_node ON fleet.attempts USING btree (node_id, changeset_id);
+CREATE INDEX attempts_by_rollout ON fleet.attempts USING btree (rollout_id);
+CREATE INDEX attempts_in_flight_by_changeset ON fleet.attempts USING btree (changeset_id) WHERE ((closed_at IS NULL) AND (NOT parked));
+CREATE INDEX attempts_in_flight_by_group ON fleet.attempts USING btree (group_id) WHERE ((closed_at IS NULL) AND (NOT parked));
+CREATE UNIQUE INDEX attempts_one_open ON fleet.attempts USING btree (node_id) WHERE (closed_at IS NULL);
+
+CREATE TABLE fleet.contact_counts (
+    site text NOT NULL,
+    writer text NOT NULL,
+    contacts bigint NOT NULL,
+    CONSTRAINT contact_counts_pkey PRIMARY KEY (site, writer)
+) WITH (fillfactor=50);
+
+CREATE TABLE fleet.idle_estimates (
+    site text NOT NULL,
+    contacts_per_second double precision NOT NULL,
+    estimated_at timestamp with time zone NOT NULL,
+    CONSTRAINT idle_estimates_pkey PRIMARY KEY (site)
+);
+
+CREATE TABLE fleet.nodes (
+    node_id uuid NOT NULL,
+    application_id uuid NOT NULL,
+    machine_id text NOT NULL,
+    group_id uuid,
+    version text NOT NULL,
+    arch text,
+    boot_id text NOT NULL,
+    boot_seen_at timestamp with time zone NOT NULL,
+    former_boot_ids text[] NOT NULL DEFAULT '{}'::text[],
+    facts jsonb NOT NULL DEFAULT '{}'::jsonb,
+    address text,
+    cloned boolean NOT NULL DEFAULT false,
+    last_attempt_id uuid,
+    first_seen_at timestamp with time zone NOT NULL,
+    last_contact_at timestamp with time zone NOT NULL,
+    gone_at timestamp with time zone,
+    CONSTRAINT nodes_pkey PRIMARY KEY (node_id),
+    CONSTRAINT nodes_machine_id_check CHECK (((length(machine_id) >= 1) AND (length(machine_id) <= 128)))
+) WITH (autovacuum_vacuum_scale_factor=0.05, fillfactor=70);
+CREATE INDEX nodes_by_group ON fleet.nodes USING btree (group_id, node_id);
+CREATE INDEX nodes_cloned ON fleet.nodes USING btree (application_id) WHERE cloned;
+
+CREATE TABLE fleet.quarantine (
+    node_id uuid NOT NULL,
+    changeset_id uuid NOT NULL,
+    attempt_id uuid,
+    reason text NOT NULL,
+    since timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT quarantine_pkey PRIMARY KEY (node_id, changeset_id)
+);
+CREATE INDEX quarantine_by_changeset ON fleet.quarantine USING btree (changeset_id);
+
+CREATE TABLE migrations.applied (
+    number integer NOT NULL,
+    phase text NOT NULL,
+    name text NOT NULL,
+    sha256 bytea NOT NULL,
+    applied_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT applied_pkey PRIMARY KEY (number),
+    CONSTRAINT applied_phase_check CHECK ((phase = ANY (ARRAY['pre'::text, 'post'::text])))
+);
+
+CREATE TABLE migrations.schema_version (
+    only_row boolean NOT NULL DEFAULT true,
+    version integer NOT NULL,
+    compat_version integer NOT NULL,
+    CONSTRAINT schema_version_pkey PRIMARY KEY (only_row),
+    CONSTRAINT schema_version_only_row_check CHECK (only_row)
+);
+
+CREATE OR REPLACE FUNCTION control.halt_changeset_v1(p_changeset_id uuid, p_reason text, p_by text, p_evidence jsonb, p_event_id uuid, p_source text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    gate control.changeset_gates;
+    cs control.changesets;
+    sibling record;
+BEGIN
+    SELECT * INTO cs FROM control.changesets WHERE changeset_id = p_changeset_id;
+    -- Siblings too, in order: two archs that halt at once must not wait for each other.
+    PERFORM 1 FROM control.changeset_gates g JOIN control.changesets c USING (changeset_id)
+     WHERE c.application_id = cs.application_id AND c.version = cs.version
+     ORDER BY g.changeset_id FOR NO KEY UPDATE OF g;
+    SELECT * INTO gate FROM control.changeset_gates WHERE changeset_id = p_changeset_id;
+    IF NOT FOUND OR gate.state <> 'open' THEN
+        RETURN false;
+    END IF;
+    UPDATE control.changeset_gates SET state = 'halted', reason = p_reason, evidence = p_evidence, changed_at = clock_timestamp()
+     WHERE changeset_id = p_changeset_id;
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    VALUES (p_event_id, 'changeset.halted.v1', p_source, 'changesets/' || p_changeset_id, p_changeset_id::text, clock_timestamp(),
+            jsonb_strip_nulls(jsonb_build_object('changeset_id', p_changeset_id, 'version', cs.version, 'arch', cs.arch,
+                'reason', p_reason, 'evidence', p_evidence, 'by', p_by)), p_changeset_id::text);
+    PERFORM control.transition_rollout_v1(o.rollout_id, 'halted', p_reason, p_by, gen_random_uuid(), p_source)
+       FROM control.rollouts o WHERE o.changeset_id = p_changeset_id AND o.state IN ('created', 'running', 'paused')
+      ORDER BY o.rollout_id;
+    FOR sibling IN
+        SELECT o.rollout_id FROM control.rollouts o JOIN control.changesets c USING (changeset_id)
+         WHERE c.application_id = cs.application_id AND c.version = cs.version AND c.changeset_id <> p_changeset_id
+           AND o.state IN ('created', 'running') ORDER BY o.rollout_id
+    LOOP
+        PERFORM control.transition_rollout_v1(sibling.rollout_id, 'paused',
+            'the same version was halted on ' || cs.arch || ': ' || p_reason, p_by, gen_random_uuid(), p_source);
+    END LOOP;
+    PERFORM fleet.recall_v1(p_changeset_id, 'changeset halted', p_source);
+    PERFORM pg_notify('uneventful_gates', p_changeset_id::text);
+    RETURN true;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION control.raise_policy_version_v1()
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    raised bigint;
+BEGIN
+    UPDATE control.global_gate SET policy_version = policy_version + 1 RETURNING policy_version INTO raised;
+    PERFORM pg_notify('uneventful_gates', 'policy');
+    RETURN raised;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION control.resume_changeset_v1(p_changeset_id uuid, p_reason text, p_by text, p_event_id uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    resumed control.changeset_gates;
+    initial integer;
+BEGIN
+    -- The global gate first, as grants lock it: the policy version is raised below.
+    PERFORM 1 FROM control.global_gate FOR NO KEY UPDATE;
+    PERFORM 1 FROM control.changeset_gates WHERE changeset_id = p_changeset_id FOR NO KEY UPDATE;
+    SELECT max((parameters ->> 'hold_budget')::integer) INTO initial FROM control.rollouts
+     WHERE changeset_id = p_changeset_id AND state = 'halted';
+    UPDATE control.changeset_gates SET state = 'open', reason = p_reason, evidence = NULL, resumes = resumes + 1,
+           pace = least(coalesce(initial, pace), pace), changed_at = clock_timestamp()
+     WHERE changeset_id = p_changeset_id AND state = 'halted' RETURNING * INTO resumed;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    VALUES (p_event_id, 'changeset.resumed.v1', 'control', 'changesets/' || p_changeset_id, p_changeset_id::text, clock_timestamp(),
+            jsonb_build_object('changeset_id', p_changeset_id, 'by', p_by, 'reason', p_reason, 'resumes', resumed.resumes),
+            p_changeset_id::text);
+    PERFORM control.transition_rollout_v1(o.rollout_id, 'running', p_reason, p_by, gen_random_uuid(), 'control')
+       FROM control.rollouts o WHERE o.changeset_id = p_changeset_id AND o.state = 'halted' ORDER BY o.rollout_id;
+    PERFORM control.raise_policy_version_v1();
+    RETURN true;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION control.set_pace_v1(p_changeset_id uuid, p_pace integer, p_rollout_ids uuid[], p_paces integer[])
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    PERFORM 1 FROM control.changeset_gates WHERE changeset_id = p_changeset_id FOR NO KEY UPDATE;
+    PERFORM 1 FROM control.rollouts WHERE rollout_id = ANY (p_rollout_ids) ORDER BY rollout_id FOR NO KEY UPDATE;
+    UPDATE control.changeset_gates SET pace = p_pace, changed_at = clock_timestamp()
+     WHERE changeset_id = p_changeset_id;
+    UPDATE control.rollouts o SET pace = u.pace
+      FROM unnest(p_rollout_ids, p_paces) AS u(rollout_id, pace) WHERE o.rollout_id = u.rollout_id AND o.pace <> u.pace;
+    PERFORM pg_notify('uneventful_gates', p_changeset_id::text);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION control.transition_rollout_v1(p_rollout_id uuid, p_to text, p_reason text, p_by text, p_event_id uuid, p_source text)
+ RETURNS text
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    r control.rollouts;
+    kind text;
+BEGIN
+    PERFORM 1 FROM control.changeset_gates g
+      JOIN control.rollouts o ON o.changeset_id = g.changeset_id
+     WHERE o.rollout_id = p_rollout_id FOR NO KEY UPDATE OF g;
+    SELECT * INTO r FROM control.rollouts WHERE rollout_id = p_rollout_id FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    IF NOT (CASE p_to
+        WHEN 'running' THEN r.state IN ('created', 'paused', 'halted')
+        WHEN 'paused' THEN r.state IN ('created', 'running')
+        WHEN 'halted' THEN r.state IN ('created', 'running', 'paused')
+        WHEN 'completed' THEN r.state = 'running'
+        WHEN 'aborted' THEN r.state IN ('created', 'running', 'paused', 'halted')
+        WHEN 'superseded' THEN r.state IN ('created', 'running', 'paused', 'halted')
+        ELSE false END)
+    THEN
+        RETURN NULL;
+    END IF;
+    kind := CASE
+        WHEN p_to = 'running' AND r.state = 'created' THEN 'rollout.started.v1'
+        WHEN p_to = 'running' THEN 'rollout.resumed.v1'
+        ELSE 'rollout.' || p_to || '.v1' END;
+    UPDATE control.rollouts SET state = p_to, reason = p_reason, changed_at = now() WHERE rollout_id = p_rollout_id;
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    VALUES (p_event_id, kind, p_source, 'rollouts/' || p_rollout_id, r.changeset_id::text, clock_timestamp(),
+            jsonb_strip_nulls(jsonb_build_object(
+                'rollout_id', r.rollout_id, 'changeset_id', r.changeset_id, 'group_id', r.group_id,
+                'state_before', r.state, 'state_after', p_to, 'reason', p_reason, 'by', p_by)),
+            p_rollout_id::text);
+    IF p_to IN ('aborted', 'superseded') THEN
+        PERFORM fleet.recall_v1(r.changeset_id, 'rollout ' || p_to, p_source, p_rollout_id);
+    END IF;
+    PERFORM pg_notify('uneventful_gates', p_rollout_id::text);
+    RETURN r.state;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION event_log.append_v1(event_ids uuid[], types text[], sources text[], subjects text[], partition_keys text[], occurred_ats timestamp with time zone[], datas jsonb[], correlation_ids text[], causation_ids text[], traceparents text[])
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+DECLARE
+  fresh    uuid[];
+  appended integer;
+BEGIN
+  IF cardinality(event_ids) = 0 THEN
+    RETURN 0;
+  END IF;
+  IF NOT (cardinality(event_ids) = cardinality(types)
+      AND cardinality(event_ids) = cardinality(sources)
+      AND cardinality(event_ids) = cardinality(subjects)
+      AND cardinality(event_ids) = cardinality(partition_keys)
+      AND cardinality(event_ids) = cardinality(occurred_ats)
+      AND cardinality(event_ids) = cardinality(datas)
+      AND cardinality(event_ids) = cardinality(correlation_ids)
+      AND cardinality(event_ids) = cardinality(causation_ids)
+      AND cardinality(event_ids) = cardinality(traceparents)) THEN
+    RAISE EXCEPTION 'append_v1: all arrays must have one length' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+
+  -- In id order, so that two callers with overlapping ids wait for each other and never deadlock.
+  WITH written AS (
+    INSERT INTO event_log.seen (event_id)
+    SELECT DISTINCT given.event_id FROM unnest(event_ids) AS given (event_id) ORDER BY given.event_id
+    ON CONFLICT DO NOTHING
+    RETURNING seen.event_id
+  )
+  SELECT array_agg(written.event_id) INTO fresh FROM written;
+
+  IF cardinality(fresh) = cardinality(event_ids) THEN
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id,
+                                 causation_id, traceparent)
+    SELECT e.event_id, e.type, e.source, e.subject, e.partition_key, e.occurred_at, e.data, e.correlation_id,
+           e.causation_id, e.traceparent
+    FROM unnest(event_ids, types, sources, subjects, partition_keys, occurred_ats, datas, correlation_ids,
+                causation_ids, traceparents)
+         WITH ORDINALITY AS e (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id,
+                               causation_id, traceparent, place)
+    ORDER BY e.place;
+  ELSIF fresh IS NOT NULL THEN
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id,
+                                 causation_id, traceparent)
+    SELECT once.event_id, once.type, once.source, once.subject, once.partition_key, once.occurred_at, once.data,
+           once.correlation_id, once.causation_id, once.traceparent
+    FROM (
+      SELECT DISTINCT ON (e.event_id) e.*
+      FROM unnest(event_ids, types, sources, subjects, partition_keys, occurred_ats, datas, correlation_ids,
+                  causation_ids, traceparents)
+           WITH ORDINALITY AS e (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id,
+                                 causation_id, traceparent, place)
+      JOIN unnest(fresh) AS f (event_id) ON f.event_id = e.event_id
+      ORDER BY e.event_id, e.place
+    ) AS once
+    ORDER BY once.place;
+  END IF;
+  GET DIAGNOSTICS appended = ROW_COUNT;
+  RETURN CASE WHEN fresh IS NULL THEN 0 ELSE appended END;
+END;
+$function$;
+
+CREATE OR REPLACE FUNCTION event_log.ensure_partitions_v1(ahead integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+DECLARE
+  block_size CONSTANT bigint := 1000000;
+  first_block bigint;
+  block       bigint;
+  name        text;
+  made        integer := 0;
+BEGIN
+  IF ahead NOT BETWEEN 1 AND 1000 THEN
+    RAISE EXCEPTION 'ensure_partitions_v1: ahead must be between 1 and 1000' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  PERFORM pg_advisory_xact_lock(hashtextextended('event_log.ensure_partitions', 0));
+  SELECT (head.seq + 1) / block_size INTO STRICT first_block FROM event_log.head;
+  FOR block IN first_block .. first_block + ahead LOOP
+    name := 'ledger_' || lpad(block::text, 6, '0');
+    CONTINUE WHEN to_regclass('event_log.' || name) IS NOT NULL;
+    EXECUTE format('CREATE TABLE event_log.%I (LIKE event_log.ledger INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', name);
+    EXECUTE format('CREATE TRIGGER ledger_is_not_truncated BEFORE TRUNCATE ON event_log.%I '
+                   'FOR EACH STATEMENT EXECUTE FUNCTION event_log.refuse_change()', name);
+    EXECUTE format('ALTER TABLE event_log.ledger ATTACH PARTITION event_log.%I FOR VALUES FROM (%L) TO (%L)',
+                   name, block * block_size, (block + 1) * block_size);
+    made := made + 1;
+  END LOOP;
+  RETURN made;
+END;
+$function$;
+
+CREATE OR REPLACE FUNCTION event_log.refuse_change()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+  RAISE EXCEPTION 'event_log.ledger is append-only: % is refused', TG_OP USING ERRCODE = 'object_not_in_prerequisite_state';
+END;
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.close_v1(p_attempt_ids uuid[], p_kinds text[], p_reasons text[], p_event_ids uuid[], p_source text)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+DECLARE
+    closed integer;
+BEGIN
+    PERFORM 1 FROM fleet.attempts t WHERE t.attempt_id = ANY (p_attempt_ids) ORDER BY t.attempt_id FOR NO KEY UPDATE;
+    WITH wanted AS (
+        SELECT u.*, t.state AS state_before FROM unnest(p_attempt_ids, p_kinds, p_reasons, p_event_ids)
+               AS u(attempt_id, kind, why, event_id)
+          JOIN fleet.attempts t ON t.attempt_id = u.attempt_id AND t.closed_at IS NULL
+         WHERE u.kind <> 'parked' OR NOT t.parked
+    ), moved AS (
+        UPDATE fleet.attempts t
+           SET state = CASE WHEN w.kind = 'parked' THEN t.state ELSE w.kind END,
+               parked = w.kind = 'parked',
+               reason = w.why, changed_at = clock_timestamp(),
+               closed_at = CASE WHEN w.kind = 'parked' THEN NULL ELSE clock_timestamp() END
+          FROM wanted w WHERE t.attempt_id = w.attempt_id
+        RETURNING t.*, w.kind, w.why, w.event_id, w.state_before
+    )
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    SELECT m.event_id, 'update.' || m.kind || '.v1', p_source, 'nodes/' || m.node_id, m.node_id::text, clock_timestamp(),
+           jsonb_strip_nulls(jsonb_build_object(
+               'node_id', m.node_id, 'machine_id', n.machine_id, 'application_id', m.application_id,
+               'attempt_id', m.attempt_id, 'rollout_id', m.rollout_id, 'changeset_id', m.changeset_id, 'group_id', m.group_id,
+               'arch', m.arch, 'from_version', m.from_version, 'to_version', m.to_version, 'version', n.version,
+               'state_before', m.state_before, 'state_after', m.state, 'applied', true, 'reason', m.why, 'source', p_source)),
+           m.attempt_id::text
+      FROM moved m LEFT JOIN fleet.nodes n ON n.node_id = m.node_id
+     ORDER BY m.attempt_id;
+    GET DIAGNOSTICS closed = ROW_COUNT;
+    RETURN closed;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.contact_v1(p_node_ids uuid[], p_group_ids uuid[], p_versions text[], p_boot_ids text[], p_times timestamp with time zone[], p_awaited_every interval DEFAULT '00:15:00'::interval)
+ RETURNS SETOF uuid
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    PERFORM 1 FROM fleet.nodes n WHERE n.node_id = ANY (p_node_ids) ORDER BY n.node_id FOR NO KEY UPDATE;
+    RETURN QUERY
+    WITH polls AS (
+        SELECT * FROM unnest(p_node_ids, p_group_ids, p_versions, p_boot_ids, p_times)
+               AS u(node_id, group_id, version, boot_id, at)
+    ), plain AS (
+        UPDATE fleet.nodes n
+           SET last_contact_at = greatest(n.last_contact_at, p.at), group_id = coalesce(p.group_id, n.group_id)
+          FROM polls p
+         WHERE n.node_id = p.node_id AND n.version = p.version AND n.boot_id = p.boot_id
+           AND NOT EXISTS (
+               SELECT 1 FROM fleet.attempts a
+                WHERE a.node_id = p.node_id AND a.closed_at IS NULL
+                  AND (a.boot_id <> p.boot_id
+                       OR (a.state IN ('staged', 'awaiting_reboot')
+                           AND (a.awaited_at IS NULL OR p.at >= a.awaited_at + p_awaited_every))))
+        RETURNING n.node_id
+    )
+    SELECT p.node_id FROM polls p WHERE p.node_id NOT IN (SELECT plain.node_id FROM plain);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.expected_contacts_v1(p_interval_s double precision)
+ RETURNS TABLE(site text, expected double precision)
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM fleet.idle_estimates e WHERE e.estimated_at > clock_timestamp() - interval '30 s') THEN
+        DELETE FROM fleet.idle_estimates;
+        INSERT INTO fleet.idle_estimates (site, contacts_per_second, estimated_at)
+        SELECT per_group.site, sum(per_group.nodes / per_group.poll_interval_s), clock_timestamp()
+          FROM (SELECT coalesce(n.facts ->> 'site', '') AS site, count(*)::double precision AS nodes,
+                       coalesce((g.policy ->> 'poll_interval_s')::double precision, 2700.0) AS poll_interval_s
+                  FROM fleet.nodes n
+                  LEFT JOIN control.groups g ON g.group_id = n.group_id
+                 WHERE n.last_contact_at > clock_timestamp() - interval '1 day' AND n.gone_at IS NULL
+                   AND NOT EXISTS (SELECT 1 FROM fleet.attempts a WHERE a.node_id = n.node_id AND a.closed_at IS NULL)
+                 GROUP BY 1, g.policy ->> 'poll_interval_s') AS per_group
+         GROUP BY per_group.site;
+    END IF;
+    RETURN QUERY SELECT e.site, e.contacts_per_second * p_interval_s FROM fleet.idle_estimates e;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.grant_v1(p_rollout_id uuid, p_policy_version bigint, p_node_ids uuid[], p_attempt_ids uuid[], p_tokens text[], p_event_ids uuid[], p_versions text[], p_boot_ids text[], p_times timestamp with time zone[], p_traceparents text[])
+ RETURNS TABLE(ordinal bigint, status text, attempt_id uuid, token text)
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+DECLARE
+    gate_open boolean;
+    version_now bigint;
+    gate control.changeset_gates;
+    ro control.rollouts;
+    target text;
+    g control.groups;
+    room integer;
+    in_group integer;
+    refusal text;
+    max_attempts integer;
+    retry_after interval;
+BEGIN
+    SELECT open, policy_version INTO gate_open, version_now FROM control.global_gate FOR SHARE;
+    SELECT cg.* INTO gate FROM control.changeset_gates cg
+      JOIN control.rollouts o ON o.changeset_id = cg.changeset_id
+     WHERE o.rollout_id = p_rollout_id FOR NO KEY UPDATE OF cg;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT u.ord, 'rollout_unknown', NULL::uuid, NULL::text FROM unnest(p_node_ids) WITH ORDINALITY AS u(id, ord);
+        RETURN;
+    END IF;
+    SELECT gr.* INTO g FROM control.groups gr JOIN control.rollouts o ON o.group_id = gr.group_id
+     WHERE o.rollout_id = p_rollout_id FOR NO KEY UPDATE OF gr;
+    SELECT * INTO ro FROM control.rollouts WHERE rollout_id = p_rollout_id FOR SHARE;
+    -- The row as it is now that it is locked: the join above may have seen an older version of it.
+    SELECT * INTO gate FROM control.changeset_gates WHERE changeset_id = ro.changeset_id;
+
+    refusal := CASE
+        WHEN NOT gate_open THEN 'halted_everywhere'
+        WHEN gate.state <> 'open' THEN gate.state
+        WHEN gate.braked_reason IS NOT NULL THEN 'braked'
+        WHEN ro.state <> 'running' THEN 'rollout_' || ro.state
+        WHEN NOT g.updates_enabled THEN 'updates_disabled'
+        WHEN version_now <> p_policy_version THEN 'policy_changed'
+    END;
+    IF refusal IS NOT NULL THEN
+        RETURN QUERY SELECT u.ord, refusal, NULL::uuid, NULL::text FROM unnest(p_node_ids) WITH ORDINALITY AS u(id, ord);
+        RETURN;
+    END IF;
+
+    PERFORM 1 FROM fleet.nodes n WHERE n.node_id = ANY (p_node_ids) ORDER BY n.node_id FOR NO KEY UPDATE;
+    SELECT count(*) INTO room FROM fleet.attempts t WHERE t.changeset_id = ro.changeset_id AND t.closed_at IS NULL AND NOT t.parked;
+    SELECT count(*) INTO in_group FROM fleet.attempts t WHERE t.group_id = ro.group_id AND t.closed_at IS NULL AND NOT t.parked;
+    room := greatest(0, least(gate.pace - room, ro.pace - in_group));
+    max_attempts := coalesce((ro.policy ->> 'max_attempts')::integer, 5);
+    retry_after := make_interval(secs => coalesce((ro.policy ->> 'retry_after_s')::double precision, 3600));
+    SELECT version INTO target FROM control.changesets WHERE changeset_id = ro.changeset_id;
+
+    RETURN QUERY
+    WITH asked AS (
+        SELECT u.*, n.node_id IS NOT NULL AS known, n.cloned, n.application_id, n.machine_id, n.facts,
+               open_one.attempt_id AS open_attempt_id, open_one.token AS open_token, open_one.changeset_id AS open_changeset_id,
+               open_one.state AS open_state,
+               q.node_id IS NOT NULL AS is_quarantined,
+               (SELECT count(*) FROM fleet.attempts t WHERE t.node_id = u.node_id AND t.changeset_id = ro.changeset_id
+                   AND t.state = 'failed') AS failures,
+               (SELECT max(t.closed_at) FROM fleet.attempts t WHERE t.node_id = u.node_id AND t.changeset_id = ro.changeset_id
+                   AND t.state = 'failed') AS failed_at,
+               row_number() OVER (PARTITION BY u.node_id ORDER BY u.ord) AS occurrence
+          FROM unnest(p_node_ids, p_attempt_ids, p_tokens, p_event_ids, p_versions, p_boot_ids, p_times, p_traceparents)
+               WITH ORDINALITY AS u(node_id, attempt_id, token, event_id, version, boot_id, at, traceparent, ord)
+          LEFT JOIN fleet.nodes n ON n.node_id = u.node_id
+          LEFT JOIN fleet.attempts open_one ON open_one.node_id = u.node_id AND open_one.closed_at IS NULL
+          LEFT JOIN fleet.quarantine q ON q.node_id = u.node_id AND q.changeset_id = ro.changeset_id
+    ), judged AS (
+        SELECT asked.*, CASE
+            WHEN NOT known THEN 'node_unknown'
+            WHEN cloned THEN 'cloned'
+            WHEN is_quarantined THEN 'quarantined'
+            WHEN open_attempt_id IS NOT NULL AND open_changeset_id = ro.changeset_id AND open_state IN ('offered', 'downloading')
+                THEN 'repeated'
+            WHEN open_attempt_id IS NOT NULL THEN 'attempt_open'
+            WHEN failures >= max_attempts THEN 'attempts_spent'
+            WHEN failed_at > clock_timestamp() - retry_after * power(2, least(failures - 1, 10)) THEN 'retry_later'
+            WHEN occurrence > 1 THEN 'attempt_open'
+        END AS verdict
+          FROM asked
+    ), placed AS (
+        SELECT judged.*, CASE WHEN verdict IS NULL THEN row_number() OVER (PARTITION BY verdict IS NULL ORDER BY ord) END AS place
+          FROM judged
+    ), granted AS (
+        INSERT INTO fleet.attempts (attempt_id, token, node_id, application_id, changeset_id, rollout_id, group_id, arch,
+                                    from_version, to_version, state, boot_id, granted_at, changed_at)
+        SELECT attempt_id, token, node_id, application_id, ro.changeset_id, ro.rollout_id, ro.group_id, ro.arch,
+               version, target, 'offered', boot_id, at, at
+          FROM placed WHERE place <= room ORDER BY node_id
+        ON CONFLICT (node_id) WHERE closed_at IS NULL DO NOTHING
+        RETURNING attempt_id, node_id
+    ), remembered AS (
+        UPDATE fleet.nodes n SET last_attempt_id = granted.attempt_id FROM granted WHERE n.node_id = granted.node_id
+    ), told AS (
+        INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id, traceparent)
+        SELECT p.event_id, 'update.offered.v1', 'grant', 'nodes/' || p.node_id, p.node_id::text, p.at,
+               jsonb_strip_nulls(jsonb_build_object(
+                   'node_id', p.node_id, 'machine_id', p.machine_id, 'application_id', p.application_id,
+                   'attempt_id', p.attempt_id, 'rollout_id', ro.rollout_id, 'changeset_id', ro.changeset_id,
+                   'group_id', ro.group_id, 'arch', ro.arch, 'from_version', p.version, 'to_version', target,
+                   'version', p.version, 'boot_id', p.boot_id, 'state_after', 'offered', 'applied', true, 'source', 'grant',
+                   'facts', p.facts, 'site', p.facts ->> 'site')),
+               p.attempt_id::text, p.traceparent
+          FROM placed p JOIN granted USING (attempt_id)
+    )
+    SELECT p.ord,
+           CASE WHEN granted.attempt_id IS NOT NULL THEN 'granted'
+                WHEN p.verdict IS NOT NULL THEN p.verdict
+                WHEN p.place > room THEN 'pace'
+                ELSE 'attempt_open' END,
+           CASE WHEN p.verdict = 'repeated' THEN p.open_attempt_id ELSE granted.attempt_id END,
+           CASE WHEN p.verdict = 'repeated' THEN p.open_token WHEN granted.attempt_id IS NOT NULL THEN p.token END
+      FROM placed p LEFT JOIN granted ON granted.attempt_id = p.attempt_id
+     ORDER BY p.ord;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.recall_v1(p_changeset_id uuid, p_reason text, p_source text, p_rollout_id uuid DEFAULT NULL::uuid)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+DECLARE
+    recalled integer;
+BEGIN
+    PERFORM 1 FROM fleet.attempts t WHERE t.changeset_id = p_changeset_id AND t.closed_at IS NULL
+      ORDER BY t.attempt_id FOR NO KEY UPDATE;
+    WITH moved AS (
+        UPDATE fleet.attempts t SET state = 'recalled', reason = p_reason, changed_at = clock_timestamp(),
+               closed_at = clock_timestamp(), parked = false
+         WHERE t.changeset_id = p_changeset_id AND t.closed_at IS NULL AND t.state IN ('offered', 'downloading')
+           AND (p_rollout_id IS NULL OR t.rollout_id = p_rollout_id)
+        RETURNING t.*
+    )
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    SELECT gen_random_uuid(), 'update.recalled.v1', p_source, 'nodes/' || m.node_id, m.node_id::text, clock_timestamp(),
+           jsonb_strip_nulls(jsonb_build_object(
+               'node_id', m.node_id, 'machine_id', n.machine_id, 'application_id', m.application_id,
+               'attempt_id', m.attempt_id, 'rollout_id', m.rollout_id, 'changeset_id', m.changeset_id, 'group_id', m.group_id,
+               'arch', m.arch, 'from_version', m.from_version, 'to_version', m.to_version, 'version', n.version,
+               'state_after', 'recalled', 'applied', true, 'reason', p_reason,
+               'source', CASE p_source WHEN 'analysis' THEN 'analysis' ELSE 'control' END)),
+           m.attempt_id::text
+      FROM moved m LEFT JOIN fleet.nodes n ON n.node_id = m.node_id
+     ORDER BY m.attempt_id;
+    GET DIAGNOSTICS recalled = ROW_COUNT;
+    RETURN recalled;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.report_v1(p_event_ids uuid[], p_kinds text[], p_sources text[], p_node_ids uuid[], p_application_ids uuid[], p_machine_ids text[], p_group_ids uuid[], p_versions text[], p_arches text[], p_boot_ids text[], p_times timestamp with time zone[], p_facts jsonb[], p_addresses text[], p_error_codes bigint[], p_error_bases integer[], p_error_classes text[], p_previous_versions text[], p_reasons text[], p_traceparents text[], p_awaited_every interval DEFAULT '00:15:00'::interval)
+ RETURNS TABLE(ordinal bigint, status text, attempt_id uuid, changeset_id uuid, state text, quarantined boolean, cloned boolean)
+ LANGUAGE plpgsql
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    is_fresh_at boolean[];   -- by ordinal
+    enrolled_ids uuid[];
+    r record;
+    n fleet.nodes;           -- the reporting node and its attempt, as the reports so far have left them
+    a fleet.attempts;
+    nodes_after fleet.nodes[] := '{}';
+    attempts_after fleet.attempts[] := '{}';
+    node_moved boolean := false;
+    attempt_moved boolean := false;
+    wire_key uuid;
+    enrolled boolean;
+    rebooted boolean;
+    boot_is_new boolean;
+    in_order boolean;
+    moves text[];          -- event types, in order
+    states text[];         -- the state after each
+    move_reason text;
+    applied boolean;
+    is_closed boolean;
+    quarantine boolean;
+    event_ords bigint[] := '{}';
+    event_ids uuid[] := '{}';
+    event_types text[] := '{}';
+    event_datas jsonb[] := '{}';
+    quarantine_ords bigint[] := '{}';
+    quarantine_attempt_ids uuid[] := '{}';
+    quarantine_reasons text[] := '{}';
+    now_at timestamptz := clock_timestamp();
+BEGIN
+    WITH fresh AS (
+        INSERT INTO event_log.seen (event_id)
+        SELECT DISTINCT u.event_id FROM unnest(p_event_ids) AS u(event_id) ORDER BY 1
+        ON CONFLICT DO NOTHING RETURNING event_id
+    ), firsts AS (
+        SELECT u.event_id, min(u.ord) AS ord FROM unnest(p_event_ids) WITH ORDINALITY AS u(event_id, ord) GROUP BY u.event_id
+    ) SELECT array_agg(firsts.ord IS NOT NULL ORDER BY u.ord) INTO is_fresh_at
+        FROM unnest(p_event_ids) WITH ORDINALITY AS u(event_id, ord)
+        LEFT JOIN (firsts JOIN fresh USING (event_id)) USING (ord);
+
+    WITH registered AS (
+        INSERT INTO fleet.nodes AS old (node_id, application_id, machine_id, group_id, version, arch, boot_id, boot_seen_at,
+                                        facts, address, first_seen_at, last_contact_at)
+        SELECT DISTINCT ON (u.node_id) u.node_id, u.application_id, u.machine_id, u.group_id, u.version, u.arch, u.boot_id,
+               u.at, coalesce(u.facts, '{}'), u.address, u.at, max(u.at) OVER (PARTITION BY u.node_id)
+          FROM unnest(p_node_ids, p_application_ids, p_machine_ids, p_group_ids, p_versions, p_arches, p_boot_ids, p_times,
+                      p_facts, p_addresses) WITH ORDINALITY
+               AS u(node_id, application_id, machine_id, group_id, version, arch, boot_id, at, facts, address, ord)
+         ORDER BY u.node_id, u.ord
+        ON CONFLICT (node_id) DO UPDATE SET last_contact_at = greatest(old.last_contact_at, excluded.last_contact_at),
+                                            group_id = coalesce(excluded.group_id, old.group_id)
+        RETURNING node_id, (xmax = 0) AS inserted
+    ) SELECT coalesce(array_agg(node_id) FILTER (WHERE inserted), '{}') INTO enrolled_ids FROM registered;
+
+    PERFORM 1 FROM fleet.attempts t WHERE t.node_id = ANY (p_node_ids) AND t.closed_at IS NULL
+      ORDER BY t.attempt_id FOR NO KEY UPDATE;
+
+    -- Node by node, so that each is read and written once; within a node in the order of the arrays.
+    FOR r IN
+        SELECT u.*, e.node_id IS NOT NULL AS is_enrolled, node, attempt
+          FROM unnest(p_event_ids, p_kinds, p_sources, p_node_ids, p_application_ids, p_machine_ids, p_group_ids, p_versions,
+                      p_arches, p_boot_ids, p_times, p_facts, p_addresses, p_error_codes, p_error_bases, p_error_classes,
+                      p_previous_versions, p_reasons, p_traceparents) WITH ORDINALITY
+               AS u(event_id, kind, source, node_id, application_id, machine_id, group_id, version, arch, boot_id, at, facts,
+                    address, error_code, error_base, error_class, previous_version, reason, traceparent, ord)
+          JOIN fleet.nodes node ON node.node_id = u.node_id
+          LEFT JOIN unnest(enrolled_ids) AS e(node_id) ON e.node_id = u.node_id
+          -- The open attempt, else the last one: late reports belong to it.
+          LEFT JOIN fleet.attempts attempt ON attempt.attempt_id = coalesce(
+               (SELECT o.attempt_id FROM fleet.attempts o WHERE o.node_id = u.node_id AND o.closed_at IS NULL),
+               node.last_attempt_id)
+         ORDER BY u.node_id, u.ord
+    LOOP
+        ordinal := r.ord;
+        quarantined := false;
+        enrolled := false;
+        IF n.node_id IS DISTINCT FROM r.node_id THEN
+            IF node_moved THEN
+                nodes_after := array_append(nodes_after, n);
+                node_moved := false;
+            END IF;
+            IF attempt_moved THEN
+                attempts_after := array_append(attempts_after, a);
+                attempt_moved := false;
+            END IF;
+            n := r.node;
+            a := r.attempt;
+            enrolled := r.is_enrolled;
+        END IF;
+        attempt_id := a.attempt_id;
+        changeset_id := a.changeset_id;
+        state := a.state;
+        cloned := n.cloned;
+
+        IF enrolled THEN
+            event_ords := array_append(event_ords, r.ord);
+            event_ids := array_append(event_ids, gen_random_uuid());
+            event_types := array_append(event_types, 'node.enrolled.v1');
+            event_datas := array_append(event_datas, jsonb_strip_nulls(jsonb_build_object(
+                'node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
+                'group_id', r.group_id, 'version', r.version, 'boot_id', r.boot_id, 'arch', r.arch,
+                'facts', r.facts, 'address', r.address)));
+        END IF;
+
+        IF NOT is_fresh_at[r.ord] THEN
+            status := 'duplicate';
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+
+        boot_is_new := r.boot_id <> n.boot_id;
+        in_order := r.at >= n.boot_seen_at;
+        IF boot_is_new AND in_order AND NOT n.cloned AND r.boot_id = ANY (n.former_boot_ids)
+           AND r.boot_id NOT LIKE 'unknown-%' THEN
+            n.cloned := true;
+            node_moved := true;
+            event_ords := array_append(event_ords, r.ord);
+            event_ids := array_append(event_ids, gen_random_uuid());
+            event_types := array_append(event_types, 'node.cloned.v1');
+            event_datas := array_append(event_datas, jsonb_strip_nulls(jsonb_build_object(
+                'node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
+                'boot_ids', jsonb_build_array(n.boot_id, r.boot_id),
+                'addresses', jsonb_build_array(n.address, r.address))));
+        END IF;
+        IF n.cloned THEN
+            -- Two machines under one id: what either says proves nothing about the attempt.
+            status := 'cloned';
+            cloned := true;
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+
+        IF r.source = 'omaha' AND r.kind NOT IN ('poll', 'ping') THEN
+            -- A wire event has no id of its own: the same words within the same attempt and boot are the same event.
+            wire_key := md5(concat_ws('|', r.node_id, a.attempt_id, r.boot_id, r.kind, r.error_code, r.previous_version))::uuid;
+            INSERT INTO event_log.seen (event_id) VALUES (wire_key) ON CONFLICT DO NOTHING;
+            IF NOT FOUND THEN
+                status := 'duplicate';
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
+        END IF;
+
+        is_closed := a.attempt_id IS NULL OR a.closed_at IS NOT NULL;
+        rebooted := a.attempt_id IS NOT NULL AND r.boot_id <> a.boot_id AND (in_order OR NOT boot_is_new);
+        moves := '{}';
+        states := '{}';
+        move_reason := r.reason;
+        applied := true;
+        quarantine := false;
+
+        IF a.attempt_id IS NULL THEN
+            IF r.kind NOT IN ('poll', 'ping', 'updated', 'deferred') THEN
+                moves := ARRAY[r.kind];
+                applied := false;
+                move_reason := coalesce(r.reason, 'no_attempt');
+            END IF;
+        ELSIF is_closed THEN
+            IF a.state IN ('presumed_lost', 'committed') AND rebooted
+               AND (r.kind = 'rolled_back' OR (r.version = a.from_version AND r.version <> a.to_version
+                                               AND (a.state = 'presumed_lost' OR n.version = a.to_version)
+                                               AND boot_is_new AND in_order)) THEN
+                moves := ARRAY['rolled_back'];
+                states := ARRAY['rolled_back'];
+                move_reason := coalesce(r.reason, CASE WHEN a.state = 'committed' THEN 'version_regressed' ELSE 'late' END);
+                quarantine := true;
+            ELSIF a.state = 'presumed_lost' AND rebooted AND r.version = a.to_version
+                  AND (r.kind = 'committed' OR r.source <> 'native') THEN
+                moves := ARRAY['committed'];
+                states := ARRAY['committed'];
+                move_reason := 'late';
+            ELSIF r.kind = 'rolled_back' AND rebooted AND a.state IN ('recalled', 'failed') THEN
+                moves := ARRAY['rolled_back'];
+                applied := false;
+                quarantine := true;
+                move_reason := 'after_' || a.state;
+            ELSIF r.kind NOT IN ('poll', 'ping', 'updated', 'deferred') THEN
+                moves := ARRAY[r.kind];
+                applied := false;
+                move_reason := 'after_' || a.state;
+            END IF;
+        ELSIF r.version = a.to_version AND rebooted AND r.source <> 'native' THEN
+            -- Good: the target version in another boot, whatever rides on the poll.
+            IF a.state NOT IN ('probation') THEN
+                moves := ARRAY['booted', 'committed'];
+                states := ARRAY['probation', 'committed'];
+            ELSE
+                moves := ARRAY['committed'];
+                states := ARRAY['committed'];
+            END IF;
+        ELSIF r.kind = 'rolled_back' THEN
+            IF rebooted THEN
+                moves := ARRAY['rolled_back'];
+                states := ARRAY['rolled_back'];
+                move_reason := coalesce(r.reason, 'reported');
+                quarantine := true;
+            ELSE
+                -- The marker was reset before any reboot: the update is off, but nothing was booted.
+                moves := ARRAY['failed'];
+                states := ARRAY['failed'];
+                move_reason := 'marker_reset';
+            END IF;
+        ELSIF rebooted AND r.version <> a.to_version AND r.kind <> 'committed' THEN
+            IF a.state IN ('staged', 'awaiting_reboot', 'rebooting', 'probation') THEN
+                moves := ARRAY['rolled_back'];
+                states := ARRAY['rolled_back'];
+                move_reason := 'came_back_on_old_version';
+                quarantine := true;
+            ELSE
+                moves := ARRAY['failed'];
+                states := ARRAY['failed'];
+                move_reason := 'rebooted_before_staged';
+            END IF;
+        ELSIF r.kind = 'failed' THEN
+            moves := ARRAY['failed'];
+            states := ARRAY['failed'];
+            IF rebooted OR a.state IN ('rebooting', 'probation') THEN
+                moves := ARRAY['rolled_back'];
+                states := ARRAY['rolled_back'];
+                move_reason := coalesce(r.reason, 'unhealthy');
+                quarantine := true;
+            END IF;
+        ELSIF r.kind = 'committed' THEN
+            IF rebooted AND r.version = a.to_version THEN
+                IF a.state = 'probation' THEN
+                    moves := ARRAY['committed'];
+                    states := ARRAY['committed'];
+                ELSE
+                    moves := ARRAY['booted', 'committed'];
+                    states := ARRAY['probation', 'committed'];
+                END IF;
+            ELSE
+                moves := ARRAY['committed'];
+                applied := false;
+                move_reason := 'not_rebooted_into_target';
+            END IF;
+        ELSIF r.kind = 'booted' THEN
+            IF rebooted AND a.state <> 'probation' THEN
+                moves := ARRAY['booted'];
+                states := ARRAY['probation'];
+            ELSE
+                moves := ARRAY['booted'];
+                applied := false;
+                move_reason := 'not_rebooted';
+            END IF;
+        ELSIF r.kind = 'staged' THEN
+            moves := ARRAY['staged'];
+            IF a.state IN ('offered', 'downloading') THEN
+                states := ARRAY['staged'];
+            ELSE
+                applied := false;
+            END IF;
+        ELSIF r.kind = 'download_started' THEN
+            moves := ARRAY['download_started'];
+            IF a.state = 'offered' THEN
+                states := ARRAY['downloading'];
+            ELSE
+                applied := false;
+            END IF;
+        ELSIF r.kind = 'downloaded' THEN
+            moves := ARRAY['downloaded'];
+            IF a.state IN ('offered', 'downloading') THEN
+                states := ARRAY['downloading'];
+            ELSE
+                applied := false;
+            END IF;
+        ELSIF r.kind IN ('poll', 'ping', 'reboot_awaited') THEN
+            IF a.state IN ('staged', 'awaiting_reboot') AND NOT rebooted THEN
+                IF a.awaited_at IS NULL OR r.at >= a.awaited_at + p_awaited_every THEN
+                    moves := ARRAY['reboot_awaited'];
+                    states := ARRAY['awaiting_reboot'];
+                END IF;
+            END IF;
+        END IF;
+
+        FOR i IN 1 .. cardinality(moves) LOOP
+            event_ords := array_append(event_ords, r.ord);
+            event_ids := array_append(event_ids, CASE WHEN i = cardinality(moves) THEN r.event_id
+                                                      ELSE md5(r.event_id || '|' || i)::uuid END);
+            event_types := array_append(event_types, 'update.' || moves[i] || '.v1');
+            event_datas := array_append(event_datas, jsonb_strip_nulls(jsonb_build_object(
+                'node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
+                'attempt_id', a.attempt_id, 'rollout_id', a.rollout_id, 'changeset_id', a.changeset_id,
+                'group_id', coalesce(a.group_id, r.group_id), 'arch', coalesce(a.arch, r.arch),
+                'from_version', a.from_version, 'to_version', a.to_version, 'version', r.version, 'boot_id', r.boot_id,
+                'state_before', CASE WHEN i = 1 THEN a.state ELSE states[i - 1] END,
+                'state_after', CASE WHEN cardinality(states) > 0 THEN states[i] ELSE a.state END,
+                'applied', applied, 'reason', move_reason, 'error_code', r.error_code, 'error_base', r.error_base,
+                'error_class', r.error_class, 'source', r.source, 'facts', r.facts, 'site', r.facts ->> 'site')));
+        END LOOP;
+        IF quarantine THEN
+            quarantined := true;
+            quarantine_ords := array_append(quarantine_ords, r.ord);
+            quarantine_attempt_ids := array_append(quarantine_attempt_ids, a.attempt_id);
+            quarantine_reasons := array_append(quarantine_reasons, move_reason);
+            event_ords := array_append(event_ords, r.ord);
+            event_ids := array_append(event_ids, md5(r.event_id || '|quarantine')::uuid);
+            event_types := array_append(event_types, 'node.quarantined.v1');
+            event_datas := array_append(event_datas, jsonb_build_object(
+                'node_id', r.node_id, 'machine_id', r.machine_id, 'application_id', r.application_id,
+                'changeset_id', a.changeset_id, 'attempt_id', a.attempt_id, 'reason', move_reason, 'lifted', false));
+        END IF;
+        IF cardinality(states) > 0 THEN
+            state := states[cardinality(states)];
+            a.awaited_at := CASE WHEN moves[1] = 'reboot_awaited' THEN r.at ELSE a.awaited_at END;
+            a.parked := a.parked AND states[cardinality(states)] = 'awaiting_reboot';
+            a.reason := coalesce(move_reason, a.reason);
+            a.error_code := coalesce(r.error_code, a.error_code);
+            a.changed_at := r.at;
+            a.closed_at := CASE WHEN states[cardinality(states)] IN ('committed', 'rolled_back', 'failed')
+                                THEN now_at ELSE a.closed_at END;
+            a.state := states[cardinality(states)];
+            attempt_moved := true;
+        END IF;
+        IF in_order AND (boot_is_new OR r.version <> n.version OR coalesce(r.facts, n.facts) <> n.facts
+                         OR coalesce(r.address, n.address) IS DISTINCT FROM n.address) THEN
+            IF boot_is_new THEN
+                n.boot_seen_at := r.at;
+                n.former_boot_ids := (n.boot_id || n.former_boot_ids)[1:4];
+                n.boot_id := r.boot_id;
+            END IF;
+            n.version := r.version;
+            n.facts := coalesce(r.facts, n.facts);
+            n.arch := coalesce(r.arch, n.arch);
+            n.address := coalesce(r.address, n.address);
+            node_moved := true;
+        END IF;
+        status := CASE WHEN applied THEN 'recorded' ELSE 'ignored' END;
+        RETURN NEXT;
+    END LOOP;
+    IF node_moved THEN
+        nodes_after := array_append(nodes_after, n);
+    END IF;
+    IF attempt_moved THEN
+        attempts_after := array_append(attempts_after, a);
+    END IF;
+
+    UPDATE fleet.attempts t
+       SET state = x.state, changed_at = x.changed_at, awaited_at = x.awaited_at, parked = x.parked, reason = x.reason,
+           error_code = x.error_code, closed_at = x.closed_at
+      FROM unnest(attempts_after) AS x
+     WHERE t.attempt_id = x.attempt_id;
+    UPDATE fleet.nodes t
+       SET boot_id = x.boot_id, boot_seen_at = x.boot_seen_at, former_boot_ids = x.former_boot_ids, version = x.version,
+           facts = x.facts, arch = x.arch, address = x.address, cloned = x.cloned
+      FROM unnest(nodes_after) AS x
+     WHERE t.node_id = x.node_id;
+    INSERT INTO fleet.quarantine (node_id, changeset_id, attempt_id, reason)
+    SELECT t.node_id, t.changeset_id, t.attempt_id, q.reason
+      FROM unnest(quarantine_ords, quarantine_attempt_ids, quarantine_reasons) AS q(ord, attempt_id, reason)
+      JOIN fleet.attempts t ON t.attempt_id = q.attempt_id
+     ORDER BY t.node_id, q.ord
+    ON CONFLICT DO NOTHING;
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id, traceparent)
+    SELECT e.event_id, e.type, u.source, 'nodes/' || u.node_id, u.node_id::text, u.at, e.data, e.data ->> 'attempt_id',
+           u.traceparent
+      FROM unnest(event_ords, event_ids, event_types, event_datas) WITH ORDINALITY AS e(ord, event_id, type, data, place)
+      JOIN unnest(p_sources, p_node_ids, p_times, p_traceparents) WITH ORDINALITY AS u(source, node_id, at, traceparent, ord)
+           ON u.ord = e.ord
+     ORDER BY e.ord, e.place;
+END
+$function$;

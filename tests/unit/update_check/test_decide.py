@@ -1,0 +1,265 @@
+"""Should this node update, and to what: every reason, and what can never be offered."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.update_check.checks import _REASONS
+from services.update_check.configuration import Configuration, GroupView, RolloutView
+from services.update_check.decide import WITHHELD, Offer, Reason, decide
+from services.update_check.keeper import SnapshotKeeper, postgres_is_away
+from services.update_check.standing import OpenAttempt
+from services.update_check.store import Gates
+from shared.errors import NotFound, Unavailable
+from shared.settings import Secret
+from shared.testing.clock import ManualClock
+
+CHANGESET, OTHER, GROUP, ROLLOUT = (uuid.UUID(int=n) for n in range(1, 5))
+ATTEMPT = OpenAttempt(uuid.UUID(int=9), CHANGESET, GROUP, "offered", "a")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A node that may have the update, unless something is changed."""
+
+    rollout: dict[str, object] = field(default_factory=dict)
+    arch: str | None = "amd64"
+    version: str = "3033.2.0"
+    grouped: bool = True
+    updates_enabled: bool = True
+    open: bool = True
+    attempt: OpenAttempt | None = None
+    quarantined: frozenset[uuid.UUID] = frozenset()
+    cloned: bool = False
+    retry: uuid.UUID | None = None
+    changeset_in_flight: int = 0
+    group_in_flight: int = 0
+
+    def decide(self):
+        rollout = RolloutView(
+            **{
+                "rollout_id": ROLLOUT,
+                "changeset_id": CHANGESET,
+                "group_id": GROUP,
+                "version": "3033.2.1",
+                "state": "running",
+                "group_pace": 5,
+                "gate_state": "open",
+                "braked_reason": None,
+                "changeset_pace": 10,
+                "suspended": False,
+                "answer": None,
+            }
+            | self.rollout
+        )
+        group = GroupView(GROUP, "everyone", {}, self.updates_enabled, 2700, {"amd64": rollout})
+        return decide(
+            Configuration.of(1, [], is_open=self.open),
+            group if self.grouped else None,
+            self.arch,
+            self.version,
+            attempt=self.attempt,
+            quarantined=self.quarantined,
+            cloned=self.cloned,
+            retry_changeset=self.retry,
+            changeset_in_flight=self.changeset_in_flight,
+            group_in_flight=self.group_in_flight,
+        )
+
+
+CASES = [
+    (Case(grouped=False), Reason.NO_GROUP),
+    (Case(arch="arm64"), Reason.NO_ROLLOUT),
+    (Case(arch=None), Reason.NO_ROLLOUT),
+    (Case(version="3033.2.1"), Reason.UP_TO_DATE),
+    (Case(version="9999.0.0"), Reason.UP_TO_DATE),
+    (Case(version="a build of mine"), Reason.VERSION_UNKNOWN),
+    (Case(updates_enabled=False), Reason.UPDATES_DISABLED),
+    (Case(open=False), Reason.HALTED_EVERYWHERE),
+    (Case({"gate_state": "halted"}), Reason.HALTED),
+    (Case({"gate_state": "suspended"}), Reason.SUSPENDED),
+    (Case({"gate_state": "withdrawn"}), Reason.WITHDRAWN),
+    (Case({"suspended": True}), Reason.SUSPENDED),
+    (Case({"braked_reason": "blind"}), Reason.BRAKED),
+    (Case({"state": "paused"}), Reason.ROLLOUT_PAUSED),
+    (Case({"state": "created"}), Reason.ROLLOUT_PAUSED),
+    (Case(cloned=True), Reason.CLONED),
+    (Case(quarantined=frozenset({CHANGESET})), Reason.QUARANTINED),
+    (Case(attempt=replace(ATTEMPT, state="staged")), Reason.ATTEMPT_OPEN),
+    (Case(attempt=replace(ATTEMPT, changeset_id=OTHER)), Reason.ATTEMPT_OPEN),
+    (Case(retry=CHANGESET), Reason.RETRY_LATER),
+    (Case(changeset_in_flight=10), Reason.CHANGESET_PACE),
+    (Case(group_in_flight=5), Reason.GROUP_PACE),
+]
+
+
+@pytest.mark.parametrize(("case", "reason"), CASES)
+def test_every_reason_has_its_case(case, reason):
+    """One thing is in the way, and it is named."""
+    assert case.decide() is WITHHELD[reason]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(),
+        Case(version="0.0.0"),
+        Case(version="3033.2.0+nightly-20220823-2100"),
+        Case(quarantined=frozenset({OTHER})),
+        Case(retry=OTHER),
+        Case(changeset_in_flight=9, group_in_flight=4),
+    ],
+)
+def test_what_is_in_nobodys_way_is_offered(case):
+    """For the first time."""
+    decision = case.decide()
+    assert isinstance(decision, Offer)
+    assert not decision.repeated
+
+
+@pytest.mark.parametrize("state", ["offered", "downloading"])
+def test_who_has_the_offer_gets_it_again_whatever_the_pace(state):
+    """It is in flight already: asking again takes nobody else's place."""
+    decision = Case(attempt=replace(ATTEMPT, state=state), changeset_in_flight=99, group_in_flight=99).decide()
+    assert isinstance(decision, Offer)
+    assert decision.repeated
+
+
+any_case = st.builds(
+    Case,
+    rollout=st.fixed_dictionaries(
+        {
+            "gate_state": st.sampled_from(["open", "open", "halted", "suspended", "withdrawn"]),
+            "braked_reason": st.sampled_from([None, None, "blind"]),
+            "state": st.sampled_from(["running", "running", "paused", "halted", "created"]),
+            "suspended": st.booleans(),
+            "changeset_pace": st.integers(0, 3),
+            "group_pace": st.integers(0, 3),
+        }
+    ),
+    arch=st.sampled_from(["amd64", "amd64", "arm64", None]),
+    version=st.sampled_from(["3033.2.0", "3033.2.0", "3033.2.1", "4000.0.0", "0.0.0", "?"]),
+    grouped=st.booleans(),
+    updates_enabled=st.booleans(),
+    open=st.booleans(),
+    attempt=st.none()
+    | st.builds(
+        OpenAttempt,
+        st.just(uuid.UUID(int=9)),
+        st.sampled_from([CHANGESET, OTHER]),
+        st.just(GROUP),
+        st.sampled_from(["offered", "downloading", "staged", "awaiting_reboot", "probation"]),
+        st.just("a"),
+        st.booleans(),
+    ),
+    quarantined=st.sets(st.sampled_from([CHANGESET, OTHER])).map(frozenset),
+    cloned=st.booleans(),
+    retry=st.sampled_from([None, CHANGESET, OTHER]),
+    changeset_in_flight=st.integers(0, 4),
+    group_in_flight=st.integers(0, 4),
+)
+
+
+@given(case=any_case)
+def test_nothing_is_offered_past_a_closed_gate(case):
+    """Halted, braked, suspended, paused, quarantined, cloned, another attempt open, pace full: never an offer."""
+    decision = case.decide()
+    if not isinstance(decision, Offer):
+        return
+    rollout = decision.rollout
+    assert case.grouped
+    assert case.open
+    assert case.updates_enabled
+    assert (rollout.gate_state, rollout.braked_reason, rollout.suspended, rollout.state) == (
+        "open",
+        None,
+        False,
+        "running",
+    )
+    assert not case.cloned
+    assert CHANGESET not in case.quarantined
+    assert case.version in {"3033.2.0", "0.0.0"}
+    if decision.repeated:
+        assert case.attempt is not None
+        assert case.attempt.changeset_id == CHANGESET
+    else:
+        assert case.attempt is None
+        assert case.retry != CHANGESET
+        assert case.changeset_in_flight < rollout.changeset_pace
+        assert case.group_in_flight < rollout.group_pace
+
+
+def test_every_refusal_of_the_gates_has_a_reason():
+    """What fleet.grant_v1 may answer, except an offer."""
+    refusals = {
+        *("rollout_unknown", "halted_everywhere", "halted", "suspended", "withdrawn", "braked", "updates_disabled"),
+        *("policy_changed", "node_unknown", "cloned", "quarantined", "attempt_open", "attempts_spent", "retry_later"),
+        *("pace", "rollout_created", "rollout_paused", "rollout_halted", "rollout_completed", "rollout_aborted"),
+        "rollout_superseded",
+    }
+    assert refusals <= _REASONS.keys()
+
+
+# ---- fail closed
+
+FRESH = Gates(open=True, policy_version=1, head_seq=1, log_age_s=1.0, analysis_age_s=1.0, analysis_lag_s=0.0)
+
+
+@pytest.fixture
+def keeper():
+    clock = ManualClock()
+    keeper = SnapshotKeeper(
+        None, Secret("postgresql://nowhere"), clock, distribution_url="http://x/", max_age_s=5.0, analysis_max_lag_s=20.0
+    )
+    keeper.clock = clock
+    return keeper
+
+
+def refresh(keeper, gates: Gates) -> None:
+    keeper._gates = gates
+    keeper._fresh_at = keeper._followed_at = keeper.clock.monotonic()
+
+
+async def test_before_the_first_snapshot_nothing_is_offered(keeper):
+    """And the service is not ready."""
+    assert keeper.fail_closed() is Reason.SNAPSHOT_STALE
+    with pytest.raises(TimeoutError, match="older than 5 s"):
+        await keeper.ping()
+
+
+async def test_a_snapshot_is_trusted_for_its_age(keeper):
+    """Both halves of it: the gates and what the ledger says of nodes."""
+    refresh(keeper, FRESH)
+    assert keeper.fail_closed() is None
+    await keeper.ping()
+    keeper.clock.advance(5.0)
+    assert keeper.fail_closed() is None
+    keeper.clock.advance(0.1)
+    assert keeper.fail_closed() is Reason.SNAPSHOT_STALE
+    keeper._fresh_at = keeper.clock.monotonic()
+    assert keeper.fail_closed() is Reason.SNAPSHOT_STALE
+
+
+@pytest.mark.parametrize("age", ["log_age_s", "analysis_age_s", "analysis_lag_s"])
+def test_a_judgement_that_lags_closes_too(keeper, age):
+    """No ticks, no judge, or a judge that is behind."""
+    values = {name: getattr(FRESH, name) for name in FRESH.__dataclass_fields__}
+    refresh(keeper, Gates(**values | {age: 20.0}))
+    assert keeper.fail_closed() is None
+    refresh(keeper, Gates(**values | {age: 20.1}))
+    assert keeper.fail_closed() is Reason.ANALYSIS_LAGS
+    keeper._gates = None
+    assert keeper.fail_closed() is Reason.ANALYSIS_LAGS
+
+
+def test_what_looks_like_postgres_being_away():
+    """A full reporter too; a bug does not."""
+    assert postgres_is_away(Unavailable("full", retry_after_s=1.0))
+    assert postgres_is_away(ConnectionResetError())
+    assert not postgres_is_away(NotFound("no"))
+    assert not postgres_is_away(KeyError("x"))
