@@ -123,9 +123,7 @@ def poll_of(
 
 def contact_of(poll: Poll, event_id: uuid.UUID) -> Observation:
     """What the poll itself says, whatever its events say."""
-    return observation_of(
-        poll, None, ObservationKind.POLL if poll.app.update_check else ObservationKind.PING, event_id
-    )
+    return observation_of(poll, None, ObservationKind.POLL if poll.app.update_check else ObservationKind.PING, event_id)
 
 
 def observation_of(poll: Poll, event: Event | None, kind: ObservationKind, event_id: uuid.UUID) -> Observation:

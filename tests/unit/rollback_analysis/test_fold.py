@@ -519,31 +519,31 @@ def test_time_does_not_run_backwards(story):
 
 
 def blinded(story):
-    story.tick(contacts={"s": 30}, expected={"s": 30.0})
-    return story.tick(contacts={"s": 6}, expected={"s": 20.0})
+    story.tick(contacts={"s": 60}, expected={"s": 60.0})
+    return story.tick(contacts={"s": 12}, expected={"s": 40.0})
 
 
 def test_blind_brakes_and_sight_restores(story):
     """A site that falls silent on nodes that are not updating brakes everything at once; sight restores the paces."""
     story.rollout(changeset="d", name="q")
     told = blinded(story)
-    assert told[0] == Blind(seq=story.seq, site="s", reason=BlindReason.CONTACTS_MISSING, seen=6.0, expected=20.0)
+    assert told[0] == Blind(seq=story.seq, site="s", reason=BlindReason.CONTACTS_MISSING, seen=12.0, expected=40.0)
     assert [(v.changeset_id, v.pace, dict(v.groups)) for v in told[1:]] == [("c", 0, {"r": 0}), ("d", 0, {"q": 0})]
     assert story.fold.blind
-    assert story.tick(contacts={"s": 6}, expected={"s": 20.0}) == []
+    assert story.tick(contacts={"s": 12}, expected={"s": 40.0}) == []
     assert [v.pace for v in story.rollout(changeset="e", name="p")] == [0]
     assert story.node("n", COMMITTED) == []
-    told = story.tick(contacts={"s": 7}, expected={"s": 20.0})
+    told = story.tick(contacts={"s": 14}, expected={"s": 40.0})
     assert told[0] == Sighted(seq=story.seq, site="s", reason=BlindReason.CONTACTS_MISSING)
     assert [(v.changeset_id, v.pace) for v in told[1:]] == [("c", 10), ("d", 10), ("e", 10)]
 
 
-def test_sites_are_judged_by_twenty_expected_contacts(story):
-    """Nothing is judged before twenty contacts were to be expected; one blind site is enough to brake."""
-    for _ in range(19):
+def test_sites_are_judged_by_forty_expected_contacts(story):
+    """Nothing is judged before forty contacts were to be expected; one blind site is enough to brake."""
+    for _ in range(39):
         assert story.tick(expected={"s": 1.0}) == []
     assert isinstance(story.tick(expected={"s": 1.0})[0], Blind)
-    story.tick(contacts={"t": 0, "s": 20}, expected={"s": 20.0, "t": 40.0})
+    story.tick(contacts={"t": 0, "s": 40}, expected={"s": 40.0, "t": 80.0})
     assert story.fold.blind
     assert [v.site for v in story.verdicts if isinstance(v, Blind | Sighted)] == ["s", "s", "t"]
 
@@ -560,7 +560,7 @@ def test_silence_does_not_count_while_blind(story):
     story.node("a", ROLLED_BACK)
     told = story.node("b", ROLLED_BACK)
     assert [type(v) for v in told] == [Halt]
-    story.tick(contacts={"s": 20}, expected={"s": 20.0})
+    story.tick(contacts={"s": 40}, expected={"s": 40.0})
     assert story.fold.observed_s == observed
     story.tick()
     assert story.fold.observed_s == observed + 10
@@ -571,7 +571,7 @@ def test_nodes_get_grace_after_blindness(story):
     blinded(story)
     story.node("n", OFFERED, BOOTED)
     story.wait(120)
-    story.tick(contacts={"s": 20}, expected={"s": 20.0})
+    story.tick(contacts={"s": 40}, expected={"s": 40.0})
     story.wait(21_590)
     assert not story.of(Expire)
     story.wait(10)
@@ -581,7 +581,7 @@ def test_nodes_get_grace_after_blindness(story):
     short.rollout()
     blinded(short)
     short.node("n", OFFERED, BOOTED)
-    short.tick(contacts={"s": 20}, expected={"s": 20.0})
+    short.tick(contacts={"s": 40}, expected={"s": 40.0})
     short.wait(9_000)
     assert len(short.of(Expire)) == 1
 
