@@ -1,4 +1,4 @@
--- All SQL of control. It writes its own schema, and lifts quarantines (fleet.quarantine), which is an operator's word.
+-- All SQL of control. It writes its own schema; what it changes elsewhere goes through the functions of that schema.
 -- Every change of what update_check decides by begins with lock_global_gate: operators' changes are made one after the
 -- other, and no grant is half done meanwhile. Lock order: global gate, channel, group, changeset gates by id, rollouts.
 
@@ -354,4 +354,4 @@ SELECT q.changeset_id, c.version, q.attempt_id, q.reason, q.since
  WHERE q.node_id = $1 ORDER BY q.since DESC LIMIT 50;
 
 -- name: lift_quarantine
-DELETE FROM fleet.quarantine WHERE node_id = $1 AND changeset_id = $2 RETURNING attempt_id, reason;
+SELECT fleet.lift_quarantine_v1($1, $2, $3, $4, $5, $6);

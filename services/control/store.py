@@ -910,20 +910,11 @@ class Store:
         """
         async with self._change() as connection:
             node = await self.node(node_id, connection)
-            lifted = await connection.fetchrow(QUERIES["lift_quarantine"], node_id, changeset_id)
-            if lifted is None:
-                return node
-            data = types.NodeQuarantined(
-                node_id=str(node_id),
-                changeset_id=str(changeset_id),
-                reason=reason,
-                lifted=True,
-                machine_id=node["machine_id"],
-                application_id=str(node["application_id"]),
-                attempt_id=None if lifted["attempt_id"] is None else str(lifted["attempt_id"]),
-                by=by,
+            lifted = await connection.fetchval(
+                QUERIES["lift_quarantine"], node_id, changeset_id, reason, by, self._ids.uuid7(), SOURCE
             )
-            await append(connection, [self._event(data, f"nodes/{node_id}")])
+            if not lifted:
+                return node
             await connection.fetchval(QUERIES["raise_policy_version"])
             return await self.node(node_id, connection)
 

@@ -42,9 +42,7 @@ async def dump(connection: asyncpg.Connection[Any]) -> str:
         raise MigrationFailed(f"shared.db.schema cannot write {', '.join(others)}: teach it views, sequences and types")
     parts = [HEADER, "".join(f"CREATE SCHEMA {schema};\n" for schema in schemas)]
     parts += [await _table(connection, row) for row in await connection.fetch(_QUERIES["tables"], schemas)]
-    parts += [
-        f"{row['definition'].rstrip()};\n" for row in await connection.fetch(_QUERIES["functions"], schemas)
-    ]
+    parts += [f"{row['definition'].rstrip()};\n" for row in await connection.fetch(_QUERIES["functions"], schemas)]
     return "\n".join(parts)
 
 

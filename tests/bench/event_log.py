@@ -15,7 +15,7 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -92,7 +92,7 @@ class Cost:
     def __init__(self, count: int, pid: int) -> None:
         self.count, self.pid, self.result = count, pid, dict[str, float]()
 
-    def __enter__(self) -> Cost:
+    def __enter__(self) -> Self:
         self.began = (time.perf_counter(), time.process_time(), group_seconds(self.pid))
         return self
 
@@ -179,7 +179,7 @@ async def measure_relay(node: RabbitNode, entries: list[LedgerEntry], queues: in
 
 async def main(count: int) -> None:
     directory = Path(tempfile.mkdtemp(prefix="uneventful-bench-"))
-    directory.chmod(0o711)
+    directory.chmod(0o711)  # noqa: ASYNC240 - before anything runs
     postgres, amqp, dist, epmd = free_ports(4)
     server = PostgresServer(directory / "postgres", port=postgres)
     node = RabbitNode(directory / "rabbitmq", amqp_port=amqp, dist_port=dist, epmd_port=epmd)

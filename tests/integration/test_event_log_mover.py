@@ -16,13 +16,14 @@ import pytest
 from services.event_log.housekeeping import forget_seen
 from services.event_log.leadership import lead_for_ever
 from services.event_log.mover import Mover
+from services.event_log.relay import FOLLOWER, Relay
 from services.event_log.ticker import Ticker
 from shared.clock import SystemClock
 from shared.db import connect
 from shared.errors import Conflict
 from shared.events import NewEvent, decode_data, types
 from shared.ids import SystemIds
-from shared.ledger import LedgerFollower, LedgerSignal, append, read, verify_chain
+from shared.ledger import LedgerFollower, LedgerSignal, append, checkpoint, read, verify_chain
 
 IDS = SystemIds()
 INSERT = """INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data)
@@ -377,3 +378,40 @@ async def test_appending_under_contention_never_deadlocks(pool):
     counts = await asyncio.gather(*(send(seed) for seed in range(16)))
     assert sum(counts) == await pool.fetchval("SELECT count(*) FROM event_log.inbox")
     assert await pool.fetchval("SELECT count(DISTINCT event_id) FROM event_log.inbox") == sum(counts)
+
+
+async def test_the_relay_waits_for_a_broker_that_is_away(pool, mover, database_url):
+    """Without a broker the relay neither ends nor moves its checkpoint, and the mover does not care."""
+    await append(pool, [event()])
+    await drain(mover)
+    connection = await connect(database_url, application_name="relay")
+    relay = Relay(pool, "amqp://user:hush@127.0.0.1:1/", batch=10, wake=asyncio.Event())
+    async with beside(relay.run(connection)) as tasks:
+        await asyncio.wait(tasks, timeout=0.5)
+        assert not tasks[0].done()
+    assert await checkpoint(pool, FOLLOWER) == 0
+    await connection.close()
+
+
+async def test_a_follower_waits_out_an_outage_and_then_gives_up(pool, mover):
+    """Postgres may be away for a while; after that the follower says so."""
+    await append(pool, [event()])
+    await drain(mover)
+
+    class Away:
+        """A pool whose server is away for some looks."""
+
+        def __init__(self, looks: int) -> None:
+            self.looks = looks
+
+        def acquire(self):
+            self.looks -= 1
+            if self.looks >= 0:
+                raise ConnectionRefusedError
+            return pool.acquire()
+
+    batches = aiter(LedgerFollower(Away(3), after=0))
+    assert [entry.seq for entry in await asyncio.wait_for(anext(batches), 10)] == [1]
+    await batches.aclose()
+    with pytest.raises(ConnectionRefusedError):
+        await anext(aiter(LedgerFollower(Away(1000), after=0, outage_s=0.1)))

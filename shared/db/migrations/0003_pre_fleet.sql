@@ -804,3 +804,27 @@ BEGIN
     PERFORM pg_notify('uneventful_gates', p_changeset_id::text);
 END
 $$;
+
+-- fleet.lift_quarantine_v1: an operator's word that a node may be offered a changeset again; with its event.
+-- Returns false where the node was not quarantined for it.
+CREATE FUNCTION fleet.lift_quarantine_v1(
+    p_node_id uuid, p_changeset_id uuid, p_reason text, p_by text, p_event_id uuid, p_source text
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    n fleet.nodes;
+    lifted uuid;
+BEGIN
+    SELECT * INTO n FROM fleet.nodes WHERE node_id = p_node_id FOR NO KEY UPDATE;
+    DELETE FROM fleet.quarantine WHERE node_id = p_node_id AND changeset_id = p_changeset_id RETURNING attempt_id INTO lifted;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    VALUES (p_event_id, 'node.quarantined.v1', p_source, 'nodes/' || p_node_id, p_node_id::text, clock_timestamp(),
+            jsonb_strip_nulls(jsonb_build_object(
+                'node_id', p_node_id, 'machine_id', n.machine_id, 'application_id', n.application_id,
+                'changeset_id', p_changeset_id, 'attempt_id', lifted, 'reason', p_reason, 'lifted', true, 'by', p_by)),
+            lifted::text);
+    RETURN true;
+END
+$$;

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.domain.attempt import CLOSED, FORMER_BOOTS, AttemptRow, AttemptState, NodeRow, Report, observe
@@ -46,15 +46,33 @@ def say(
         (State.STAGED, say(Kind.ROLLED_BACK, boot="b"), ("rolled_back",), State.ROLLED_BACK, "reported"),
         (State.STAGED, say(Kind.ROLLED_BACK), ("failed",), State.FAILED, "marker_reset"),
         (State.STAGED, say(Kind.POLL, OLD, "b"), ("rolled_back",), State.ROLLED_BACK, "came_back_on_old_version"),
-        (State.AWAITING_REBOOT, say(Kind.STAGED, OLD, "b"), ("rolled_back",), State.ROLLED_BACK, "came_back_on_old_version"),
+        (
+            State.AWAITING_REBOOT,
+            say(Kind.STAGED, OLD, "b"),
+            ("rolled_back",),
+            State.ROLLED_BACK,
+            "came_back_on_old_version",
+        ),
         (State.DOWNLOADING, say(Kind.POLL, OLD, "b"), ("failed",), State.FAILED, "rebooted_before_staged"),
         (State.STAGED, say(Kind.FAILED), ("failed",), State.FAILED, None),
         # Native nodes have a probation of their own.
         (State.STAGED, say(Kind.BOOTED, NEW, "b", source=Source.NATIVE), ("booted",), State.PROBATION, None),
         (State.STAGED, say(Kind.POLL, NEW, "b", source=Source.NATIVE), (), State.STAGED, None),
         (State.PROBATION, say(Kind.COMMITTED, NEW, "b", source=Source.NATIVE), ("committed",), State.COMMITTED, None),
-        (State.PROBATION, say(Kind.FAILED, NEW, "b", source=Source.NATIVE), ("rolled_back",), State.ROLLED_BACK, "unhealthy"),
-        (State.STAGED, say(Kind.FAILED, NEW, "b", source=Source.NATIVE), ("rolled_back",), State.ROLLED_BACK, "unhealthy"),
+        (
+            State.PROBATION,
+            say(Kind.FAILED, NEW, "b", source=Source.NATIVE),
+            ("rolled_back",),
+            State.ROLLED_BACK,
+            "unhealthy",
+        ),
+        (
+            State.STAGED,
+            say(Kind.FAILED, NEW, "b", source=Source.NATIVE),
+            ("rolled_back",),
+            State.ROLLED_BACK,
+            "unhealthy",
+        ),
         (
             State.STAGED,
             say(Kind.COMMITTED, NEW, "b", source=Source.NATIVE),
@@ -170,6 +188,7 @@ reports = st.builds(
 ORDER = list(State)
 
 
+@settings(deadline=None)
 @given(reports=st.lists(reports, max_size=20), state=st.sampled_from(State))
 def test_what_holds_for_all_histories(reports, state):
     """Never back; closed stays closed but for late truth; what does not apply changes nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.domain.identity import node_id_for
@@ -69,6 +69,7 @@ policies = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(policy=policies, fleet=st.integers(0, 10_000_000), group=st.integers(0, 10_000_000))
 def test_what_is_frozen_can_be_judged_by(policy, fleet, group):
     """Whatever the policy and the sizes: every number is one that the analysis takes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.domain.version import is_newer, parse
@@ -61,6 +61,7 @@ versions = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(a=versions, b=versions, c=versions)
 def test_the_order_is_total(a, b, c):
     """Any two compare, one way only, and what is between is between."""
@@ -71,6 +72,7 @@ def test_the_order_is_total(a, b, c):
         assert is_newer(a, c)
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=40))
 def test_any_text_is_read_without_harm(text):
     """A version or none; and equal to itself."""

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from services.rollback_analysis import fold_input as inputs
-from services.rollback_analysis.follow import judge
 from services.rollback_analysis.fold import Fold
+from services.rollback_analysis.follow import judge
 from services.rollback_analysis.store import halt_reason
 from services.rollback_analysis.translate import fold_input_of
 from shared.domain.policy import Policy, freeze

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.update_check.configuration import EMPTY, ApplicationView, Configuration, GroupView, RolloutView
@@ -13,7 +13,9 @@ FACTS = ("arch", "oem", "track")
 
 
 def group(name: str, selector: dict[str, tuple[str, ...]]) -> GroupView:
-    return GroupView(uuid.uuid5(uuid.NAMESPACE_DNS, name), name, selector, True, 2700, {})
+    return GroupView(
+        uuid.uuid5(uuid.NAMESPACE_DNS, name), name, selector, updates_enabled=True, poll_interval_s=2700, rollouts={}
+    )
 
 
 def application(*groups: GroupView, omaha_id: str | None = "id") -> ApplicationView:
@@ -49,6 +51,7 @@ selectors = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(
     asked=st.lists(selectors, max_size=4),
     nodes=st.lists(st.dictionaries(st.sampled_from(FACTS), st.sampled_from("abc")), min_size=1, max_size=6),
@@ -77,7 +80,7 @@ def test_nodes_that_make_up_facts_fill_no_memory():
 
 def view(version: str) -> RolloutView:
     some = uuid.UUID(int=1)
-    return RolloutView(some, some, some, version, "running", 1, "open", None, 1, False, None)
+    return RolloutView(some, some, some, version, "running", 1, "open", None, 1, suspended=False, answer=None)
 
 
 def test_a_changeset_is_newer_equal_or_cannot_be_compared():

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.update_check.checks import _REASONS
@@ -165,6 +165,7 @@ any_case = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(case=any_case)
 def test_nothing_is_offered_past_a_closed_gate(case):
     """Halted, braked, suspended, paused, quarantined, cloned, another attempt open, pace full: never an offer."""
@@ -214,7 +215,12 @@ FRESH = Gates(open=True, policy_version=1, head_seq=1, log_age_s=1.0, analysis_a
 def keeper():
     clock = ManualClock()
     keeper = SnapshotKeeper(
-        None, Secret("postgresql://nowhere"), clock, distribution_url="http://x/", max_age_s=5.0, analysis_max_lag_s=20.0
+        None,
+        Secret("postgresql://nowhere"),
+        clock,
+        distribution_url="http://x/",
+        max_age_s=5.0,
+        analysis_max_lag_s=20.0,
     )
     keeper.clock = clock
     return keeper

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.update_check import dialect
@@ -17,7 +17,9 @@ from shared.domain.observation import Observation, ObservationKind
 from shared.events.types import NodeEnrolled, UpdateEvent
 from shared.omaha.request import MAX_ATTRIBUTE_CHARS, App, Event, Request
 
-GROUP = GroupView(uuid.UUID(int=2), "stable", {"track": ("stable",)}, True, 2700, {})
+GROUP = GroupView(
+    uuid.UUID(int=2), "stable", {"track": ("stable",)}, updates_enabled=True, poll_interval_s=2700, rollouts={}
+)
 FLATCAR = ApplicationView(uuid.UUID(int=1), "flatcar", "id", (GROUP,), ("track",))
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -125,16 +127,15 @@ def test_each_fact_alone_is_as_all_together():
         assert dialect.fact(request, empty, name) is None
 
 
-words = st.text(
-    st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=MAX_ATTRIBUTE_CHARS
-)
+words = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=MAX_ATTRIBUTE_CHARS)
 
 
-@given(arch=words, bootid=words, track=words, oem=words, machineid=words, version=words)
-def test_whatever_a_node_says_fits_its_events(arch, bootid, track, oem, machineid, version):
+@settings(deadline=None)
+@given(arch=words, said=st.fixed_dictionaries(dict.fromkeys(("bootid", "track", "machineid", "version"), words)))
+def test_whatever_a_node_says_fits_its_events(arch, said):
     """An event that followers cannot read would stop them all."""
     request = Request(protocol="3.0", os_arch=arch)
-    changes = {"bootid": bootid, "track": track, "oem": oem, "machineid": machineid, "version": version, "board": ""}
+    changes = said | {"board": ""}
     if not dialect.identifies_node(app(**changes)):
         return
     said = observe(request, **changes)

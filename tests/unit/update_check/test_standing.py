@@ -6,7 +6,7 @@ import uuid
 from collections import Counter
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.update_check.standing import CLOSED_STATES, OpenAttempt, Standings
@@ -70,6 +70,7 @@ moves = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(steps=st.lists(moves, max_size=40))
 def test_what_is_in_flight_is_what_is_open_and_not_parked(steps):
     """After whatever order of own deeds and news, wrong and impossible ones included."""
@@ -82,7 +83,9 @@ def test_what_is_in_flight_is_what_is_open_and_not_parked(steps):
                 del key
                 standings.open(
                     owner,
-                    OpenAttempt(attempt_id(number), CHANGESETS[number % 2], GROUPS[number // 2 % 2], "offered", "a", parked),
+                    OpenAttempt(
+                        attempt_id(number), CHANGESETS[number % 2], GROUPS[number // 2 % 2], "offered", "a", parked
+                    ),
                 )
             case ("move", number, state):
                 standings.move(attempt_id(number), state)
@@ -108,6 +111,7 @@ histories = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(history=histories, last_open=st.booleans(), ahead=st.integers(0, 30), repeated=st.booleans())
 def test_whatever_this_process_knew_before_the_ledger_ends_as_the_ledger_says(history, last_open, ahead, repeated):
     """It did or was told the first so many steps itself; then the ledger tells all of them again, in order."""
@@ -126,7 +130,9 @@ def test_whatever_this_process_knew_before_the_ledger_ends_as_the_ledger_says(hi
     for data, kind in told[:ahead]:
         number = int(uuid.UUID(data.attempt_id)) - 1000
         if kind == "update.offered.v1":
-            early.open(key, OpenAttempt(attempt_id(number), CHANGESETS[number % 2], GROUPS[number // 2 % 2], "offered", "a"))
+            early.open(
+                key, OpenAttempt(attempt_id(number), CHANGESETS[number % 2], GROUPS[number // 2 % 2], "offered", "a")
+            )
         elif kind != "update.parked.v1":
             early.move(attempt_id(number), data.state_after)
         assert_counts(early)
