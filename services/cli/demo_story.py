@@ -147,7 +147,8 @@ async def running(data: Path, say: Callable[[str], None], *, bus: Bus = Bus.AUTO
         while not ready_file.exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-                raise Refused(f"`uneventful up` did not start within {START_SECONDS:g} s:\n{tail}")
+                how = "ended while starting" if process.poll() is not None else f"did not start in {START_SECONDS:g} s"
+                raise Refused(f"`uneventful up` {how}:\n{tail}")
             await asyncio.sleep(0.1)
         ready: dict[str, Any] = orjson.loads(ready_file.read_bytes())
         broker = "a private RabbitMQ node" if ready["bus"] == "rabbitmq" else "no broker (services follow the ledger)"
@@ -268,7 +269,13 @@ async def _bad_act(theatre: _Theatre, data: Path, seed: int, say: Callable[[str]
             version=BAD,
         )
         # The nodes that were under way when it was halted come home.
-        await theatre.until(f"{BAD} is halted", lambda: theatre.in_flight == 0, 30.0, version=BAD)
+        # The analysis hears of the last ones a moment later.
+        await theatre.until(
+            f"{BAD} is halted",
+            lambda: theatre.in_flight == 0 and theatre.started >= theatre.attempts("committed", "rolled_back"),
+            30.0,
+            version=BAD,
+        )
     refusal = statistics.first_held_after(moments[1], running=GOOD) if moments is not None else None
     in_ledger = await _offers_after_halt(client)
     served = len(statistics.granted_after(moments[1], BAD)) if moments is not None else 0
@@ -317,8 +324,8 @@ class _Theatre:
         evidence = self.rollout["evidence"] if self.rollout is not None else None
         return int(evidence["started"]) if evidence is not None else 0
 
-    def attempts(self, state: str) -> int:
-        return int(self.rollout["attempts"].get(state, 0)) if self.rollout is not None else 0
+    def attempts(self, *states: str) -> int:
+        return sum(int(self.rollout["attempts"].get(state, 0)) for state in states) if self.rollout is not None else 0
 
     async def until(self, act: str, done: Callable[[], bool], seconds: float, *, version: str = "") -> bool:
         """Show what happens until ``done``; False at the deadline."""

@@ -139,6 +139,13 @@ def _reachable_copy(binaries: PostgresBinaries, account: Account | None) -> Post
     return PostgresBinaries(copy / package.name / install.name / "bin", binaries.version, binaries.origin)
 
 
+def _temporary_directory(account: Account | None) -> Path:
+    """Where the account can read a file that we hand to it; a ``TMPDIR`` of our own may be closed to it."""
+    usual = Path(tempfile.gettempdir())
+    everybodys = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108  # files there are made with O_EXCL
+    return next((path for path in (usual, *everybodys) if path.is_dir() and can_reach(path, account)), usual)
+
+
 class PostgresServer:
     """A PostgreSQL server on 127.0.0.1 that ends when we do.
 
@@ -340,7 +347,9 @@ class PostgresServer:
         write_private(self.data_dir / "password", password + "\n")
         # initdb fills an empty directory only; another name until it is complete keeps a cut-short one apart.
         unfinished = Path(tempfile.mkdtemp(prefix=".pgdata.", dir=self.data_dir))
-        with tempfile.NamedTemporaryFile("w", prefix="uneventful-", encoding="utf-8") as password_file:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="uneventful-", encoding="utf-8", dir=_temporary_directory(account)
+        ) as password_file:
             password_file.write(password)
             password_file.flush()
             if account is not None:

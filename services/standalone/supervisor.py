@@ -506,7 +506,8 @@ class Supervisor:
             while not program.running:
                 self._say(f"{problem}; starting it again in {delay:g} s")
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), delay)
+                    async with asyncio.timeout(delay):
+                        await self._stopping.wait()
                 if self._stopping.is_set():
                     return
                 delay = min(delay * 2, _LONGEST_DELAY_SECONDS)

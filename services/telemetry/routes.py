@@ -8,7 +8,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from services.telemetry.application_watch import APPLICATIONS
-from services.telemetry.wire import decode, observe, render
+from services.telemetry.wire import ReportError, decode, observe, render
 from shared.clock import Clock
 from shared.db.pool import is_transient
 from shared.errors import Fault, Unavailable, UneventfulError, UnsupportedType
@@ -81,13 +81,17 @@ class ReportRoutes:
             await applications.look_again()
             find = applications.find
         observations, errors = observe(body, application_id_of=find, now=now, address=address, traceparent=traceparent)
-        duplicates = 0
+        duplicates = refused = 0
         if observations:
-            outcomes = await request.app[REPORTER].submit_many(observations)
-            for outcome in outcomes:
+            wrong = {error.index for error in errors}
+            taken = (index for index, _ in body.reports if index not in wrong)
+            for index, outcome in zip(taken, await request.app[REPORTER].submit_many(observations), strict=False):
                 if outcome.status is OutcomeStatus.DUPLICATE:
                     duplicates += 1
-        accepted = len(observations) - duplicates
+                elif outcome.status is OutcomeStatus.REFUSED:
+                    refused += 1
+                    errors.append(ReportError(index, "invalid_input", "a value of it cannot be stored; leave it out"))
+        accepted = len(observations) - duplicates - refused
         _REPORTS.add(accepted, ("accepted",))
         if duplicates:
             _REPORTS.add(duplicates, ("duplicate",))

@@ -21,6 +21,7 @@ from shared.omaha.request import App, Event, Request
 MAX_MACHINE_ID = 128
 MAX_VERSION = 128
 MAX_ARCH = 32
+MAX_ARCH = 32
 """As long as a changeset's arch may be: what is longer names none, and an event would not take it."""
 
 _KINDS = {
@@ -42,6 +43,12 @@ def boot_id_of(app: App) -> str:
 def identifies_node(app: App) -> bool:
     """Whether the request says which machine it is about, and on which version, in bounds."""
     return 0 < len(app.machineid) <= MAX_MACHINE_ID and 0 < len(app.version) <= MAX_VERSION
+
+
+def _arch(request: Request, app: App) -> str | None:
+    """The node's arch; what is too long to be one is unknown."""
+    arch = arch_of(request, app)
+    return arch if arch is not None and len(arch) <= MAX_ARCH else None
 
 
 def fact(request: Request, app: App, name: str) -> str | None:
@@ -113,7 +120,7 @@ def poll_of(
         application=application,
         key=(application.application_id, app.machineid),
         boot_id=boot_id_of(app),
-        arch=arch_of(request, app),
+        arch=_arch(request, app),
         group=application.group_of(functools.partial(fact, request, app)),
         at=at,
         address=address,

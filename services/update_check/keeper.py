@@ -25,6 +25,9 @@ LOOK_EVERY_S = 1.0
 BATCH = 1_000
 RELOAD_GAP_S = 0.02
 """Reloads are at least this far apart, so that a burst of paces costs one."""
+FOLLOW_GAP_S = 0.1
+"""Looks at the ledger are at least this far apart: under thousands of reports a second, one look for each of the mover's
+batches would cost more than the polls. Halts and paces do not come this way."""
 FOLLOWED = ("update.#", "node.quarantined.v1", "node.cloned.v1")
 
 
@@ -176,6 +179,7 @@ class SnapshotKeeper:
                 more = len(entries) == BATCH
                 self._followed_seq = entries[-1].seq if more else max(head, entries[-1].seq if entries else 0)
                 self._followed_at = started
+            await asyncio.sleep(FOLLOW_GAP_S)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -103,7 +103,8 @@ def _address(http: web.Request) -> str | None:
     if http.app[TRUST_FORWARDED_FOR]:
         forwarded = http.headers.get("X-Forwarded-For")
         if forwarded:
-            address = forwarded.split(",", 1)[0].strip()
+            # The last entry is our proxy's word; those before it are the client's.
+            address = forwarded.rsplit(",", 1)[-1].strip()
             # Headers may hold bytes that are no text, and one such value would fail a whole batch of reports.
             if 0 < len(address) <= _MAX_ADDRESS and address.isascii():
                 return address

@@ -31,7 +31,7 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
         | None
     ) = None
     trust_forwarded_for: Annotated[
-        bool, msgspec.Meta(description="Take a node's address from X-Forwarded-For, behind a proxy that sets it.")
+        bool, msgspec.Meta(description="Take a node's address from the last entry of X-Forwarded-For, behind a proxy.")
     ] = False
     snapshot_max_age_s: Annotated[
         float, msgspec.Meta(ge=1, le=60, description="A snapshot older than this means: no update now.")

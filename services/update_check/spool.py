@@ -107,9 +107,7 @@ class Spool:
         try:
             before = os.fstat(descriptor).st_size
             try:
-                if os.write(descriptor, lines) != len(lines):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(descriptor)
+                _append_durably(descriptor, lines)
             except OSError:
                 os.ftruncate(descriptor, before)
                 raise
@@ -156,6 +154,12 @@ class Spool:
             os.fsync(file.fileno())
         rest.replace(self._path)
         _sync_directory(self._path.parent)
+
+
+def _append_durably(descriptor: int, lines: bytes) -> None:
+    if os.write(descriptor, lines) != len(lines):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.fsync(descriptor)
 
 
 def _sync_directory(directory: Path) -> None:

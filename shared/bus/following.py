@@ -71,7 +71,8 @@ class FollowingSubscription:
                 continue
             if not more and not self._stop.is_set():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), POLL_S)
+                    async with asyncio.timeout(POLL_S):
+                        await self._wake.wait()
 
     async def begin(self) -> None:
         """Find where to begin; called until it succeeds once."""

@@ -135,7 +135,8 @@ class RabbitSubscription:
                 if not self._stop.is_set():
                     _losses.add(1)
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._stop.wait(), RETRY_S[min(attempt, len(RETRY_S) - 1)])
+                        async with asyncio.timeout(RETRY_S[min(attempt, len(RETRY_S) - 1)]):
+                            await self._stop.wait()
         finally:
             stopped.cancel()
 

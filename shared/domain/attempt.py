@@ -129,7 +129,8 @@ def observe(node: NodeRow, attempt: AttemptRow | None, report: Report, awaited_e
         awaited_every: A waiting node's polls become an event at most this often.
     """
     boot_is_new = report.boot_id != node.boot_id
-    in_order = report.at >= node.boot_seen_at
+    # A boot that was never seen is news, whatever the node's clock says; only a former one may be an old report.
+    in_order = report.at >= node.boot_seen_at or report.boot_id not in node.former_boot_ids
     if (
         boot_is_new
         and in_order
@@ -235,17 +236,18 @@ def _move(
 def _late(node: NodeRow, attempt: AttemptRow, report: Report, *, rebooted: bool, came_back: bool) -> _Move:
     """A report on an attempt that is closed: rollbacks still count against the changeset, the rest is recorded."""
     kind, state = report.kind, attempt.state
-    if state in (AttemptState.PRESUMED_LOST, AttemptState.COMMITTED) and rebooted:
+    on_target = report.version == attempt.to_version
+    if state in (AttemptState.PRESUMED_LOST, AttemptState.COMMITTED) and rebooted and not on_target:
         back_on_old = (
             came_back
-            and report.version == attempt.from_version != attempt.to_version
+            and report.version == attempt.from_version
             and (state is AttemptState.PRESUMED_LOST or node.version == attempt.to_version)
         )
         if kind is Kind.ROLLED_BACK or back_on_old:
             reason = "version_regressed" if state is AttemptState.COMMITTED else "late"
             return _Move(("rolled_back",), _ROLLED_BACK, reason=reason, quarantine=True)
     proven = kind is Kind.COMMITTED or report.source is not Source.NATIVE
-    if state is AttemptState.PRESUMED_LOST and rebooted and proven and report.version == attempt.to_version:
+    if state is AttemptState.PRESUMED_LOST and rebooted and proven and on_target:
         return _Move(("committed",), (AttemptState.COMMITTED,), reason="late")
     if kind is Kind.ROLLED_BACK and rebooted and state in (AttemptState.RECALLED, AttemptState.FAILED):
         return _Move(("rolled_back",), applied=False, quarantine=True, reason=f"after_{state.value}")

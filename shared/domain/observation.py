@@ -67,6 +67,8 @@ class OutcomeStatus(enum.StrEnum):
     IGNORED = "ignored"
     DUPLICATE = "duplicate"
     CLONED = "cloned"
+    REFUSED = "refused"
+    """Postgres takes it neither now nor later (a value that no column holds); nothing was recorded."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):

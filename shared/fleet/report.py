@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import stamina
+import structlog
 
 from shared.db.group_commit import GroupCommit
 from shared.db.queries import Queries
@@ -18,8 +19,13 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
 QUERIES = Queries.load("shared.fleet")
+REFUSED = Outcome(
+    status=OutcomeStatus.REFUSED, attempt_id=None, changeset_id=None, state=None, quarantined=False, cloned=False
+)
 AWAITED_EVERY = timedelta(minutes=15)
 """A staged node's polls become an event at most this often: enough for the fold to know that it still polls."""
+
+_log = structlog.get_logger()
 
 
 async def record(
@@ -110,6 +116,17 @@ class FleetReporter:
         await self._commits.close()
 
     async def _flush(self, batch: list[Observation]) -> list[Outcome]:
+        """Record a batch; one that Postgres cannot take is found by halving, so that it does not take others along."""
+        try:
+            return await self._record(batch)
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                return [*await self._flush(batch[:middle]), *await self._flush(batch[middle:])]
+            _log.warning("report.refused", node_id=str(batch[0].node_id), kind=batch[0].kind.value, error=str(error))
+            return [REFUSED]
+
+    async def _record(self, batch: list[Observation]) -> list[Outcome]:
         async for attempt in stamina.retry_context(
             on=(asyncpg.DeadlockDetectedError, asyncpg.SerializationError), attempts=5, timeout=self._flush_timeout_s
         ):

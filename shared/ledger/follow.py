@@ -72,7 +72,8 @@ class LedgerFollower:
                 yield entries
             else:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self.wake.wait(), self._poll_s)
+                    async with asyncio.timeout(self._poll_s):
+                        await self.wake.wait()
 
     async def look(self) -> list[LedgerEntry]:
         """Read the next batch and move ``position``; empty when there is nothing new."""

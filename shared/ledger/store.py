@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeAlias, TypeAlias
+from typing import Any, TypeAlias
 
 import asyncpg
 

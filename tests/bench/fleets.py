@@ -12,7 +12,7 @@ from sources import boot_id, machine_id
 from shared.domain.identity import node_id_for
 from shared.testing.rollouts import World
 
-_FACTS = {"arch": "amd64", "track": "stable", "oem": "ami", "alephversion": "3033.2.0", "platform": "CoreOS"}
+FACTS = {"arch": "amd64", "track": "stable", "oem": "ami", "alephversion": "3033.2.0", "platform": "CoreOS"}
 
 
 async def add_nodes(
@@ -34,7 +34,7 @@ async def add_nodes(
                 "amd64",
                 boot_id(number),
                 now,
-                _FACTS,
+                FACTS,
                 "127.0.0.1",
                 now,
                 now,

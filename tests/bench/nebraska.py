@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import machine
-from polls import HELD, IN_FLIGHT, NEW_VERSION, PACE, check, fill_the_pace, make_fleet, outdated, up_to_date
+from polls import IN_FLIGHT, PACE, check, fill_the_pace, make_fleet, outdated, up_to_date
 from report import Result, median, ratio, say
-from sources import OLD_VERSION
+from sources import NEW_VERSION, OLD_VERSION
 from stack import BenchFailedError, Stack, connected, load
 
 HERE = Path(__file__).parent

@@ -10,12 +10,11 @@ from typing import Any
 import aiohttp
 from fleets import add_nodes
 from report import Result, median, ratio, say
-from sources import OLD_VERSION, STEADY, boot_id, http, machine_id, omaha_template
+from sources import NEW_VERSION, OLD_VERSION, STEADY, boot_id, http, machine_id, omaha_template
 from stack import BenchFailedError, Running, Stack, connected, load
 
 from shared.testing.rollouts import World, make_world, pretend_analysis_keeps_up
 
-NEW_VERSION = "3033.2.1"
 UP_TO_DATE = range(10_000)
 HELD = range(10_000, 20_000)
 IN_FLIGHT = range(20_000, 20_010)

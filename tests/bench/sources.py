@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from shared.omaha.request import App, Event, Request
 from shared.testing.omaha_clients import render_request
@@ -15,6 +15,7 @@ from shared.testing.rollouts import OMAHA_ID
 _MACHINE = "0123456789abcdef0123456789abcdef"
 _BOOT = "01234567-89ab-cdef-0123-456789abcdef"
 OLD_VERSION = "3033.2.0"
+NEW_VERSION = "3033.2.1"
 STEADY = Event(3, 2, None, "")
 
 
@@ -28,6 +29,12 @@ def boot_id(number: int, boots: int = 0) -> str:
     return f"{boots:08x}-0000-4000-8000-{number:012x}"
 
 
+def attempt_id(number: int) -> str:
+    """The id of the node's attempt; without its dashes it is the attempt's token."""
+    digest = hashlib.md5(b"attempt %d" % number, usedforsecurity=False).hexdigest()
+    return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:]}"
+
+
 def http(method: str, path: str, body: bytes = b"", content_type: str | None = None, headers: str = "") -> bytes:
     """A whole HTTP/1.1 request for a connection that is kept alive."""
     kind = f"Content-Type: {content_type}\r\n" if content_type else ""
@@ -35,8 +42,8 @@ def http(method: str, path: str, body: bytes = b"", content_type: str | None = N
     return f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\n{headers}{kind}{length}\r\n".encode() + body
 
 
-def omaha_template(version: str, *events: Event, ping: bool = True, check: bool = True) -> tuple[bytes, bytes, bytes]:
-    """A request exactly as update_engine sends it, cut where boot id and machine id belong."""
+def omaha_template(version: str, *events: Event, alias: str = "") -> tuple[bytes, bytes, bytes]:
+    """An update check exactly as update_engine sends it, cut where boot id and machine id belong."""
     app = App(
         appid="{" + OMAHA_ID + "}",
         version=version,
@@ -45,10 +52,11 @@ def omaha_template(version: str, *events: Event, ping: bool = True, check: bool 
         oem="ami",
         alephversion="3033.2.0",
         machineid=_MACHINE,
+        machinealias=alias,
         board="amd64-usr",
         lang="en-US",
-        ping=ping,
-        update_check=check,
+        ping=True,
+        update_check=True,
         events=events,
     )
     request = Request(
@@ -98,14 +106,55 @@ class Polls:
         return self._next
 
 
-NATIVE_STEPS = ("download_started", "downloaded", "staged", "booted", "committed")
+WHOLE_UPDATE = ("download_started", "downloaded", "staged", "booted", "committed")
 
 
-def make(plan: dict[str, object]) -> Fixed | Polls:
+def report(application: str, number: int, kind: str, version: str, boots: int) -> bytes:
+    """One report of a native agent, as JSON."""
+    event = hashlib.md5(b"%d %b" % (number, kind.encode()), usedforsecurity=False).hexdigest()
+    return (
+        f'{{"event_id":"{event}","application":"{application}","machine_id":"{machine_id(number)}","kind":"{kind}",'
+        f'"version":"{version}","boot_id":"{boot_id(number, boots)}","arch":"amd64","at":"{datetime.now(UTC).isoformat()}",'
+        '"facts":{"arch":"amd64","track":"stable","oem":"ami","alephversion":"3033.2.0","platform":"CoreOS"}}'
+    ).encode()
+
+
+def step(application: str, number: int, kind: str, new_version: str) -> bytes:
+    """What a healthy node reports at this step of its update."""
+    booted = kind in {"booted", "committed"}
+    return report(application, number, kind, new_version if booted else OLD_VERSION, int(booted))
+
+
+class Reports:
+    """Every node goes through its update, each step after the last one was acknowledged.
+
+    A connection has nodes of its own; with ``pack`` above 1 it takes so many nodes at a time, and a POST holds the same
+    step of each of them.
+    """
+
+    def __init__(self, plan: dict[str, object]) -> None:
+        self._application = str(plan["application"])
+        self._numbers = range(int(plan["first"]), int(plan["first"]) + int(plan["count"]))
+        self._connections, self._pack = int(plan["connections"]), int(plan["pack"])
+        self._kinds = [str(kind) for kind in plan["kinds"]]
+        self._version = str(plan["version"])
+
+    def stream(self, connection: int) -> Iterator[bytes]:
+        mine = self._numbers[connection :: self._connections]
+        for start in range(0, len(mine), self._pack):
+            for kind in self._kinds:
+                reports = [step(self._application, n, kind, self._version) for n in mine[start : start + self._pack]]
+                body = reports[0] if self._pack == 1 else b"[%b]" % b",".join(reports)
+                yield http("POST", "/v1/reports", body, "application/json")
+
+
+def make(plan: dict[str, object]) -> Fixed | Polls | Reports:
     """The source that a plan names."""
     kind = plan["kind"]
     if kind == "fixed":
         return Fixed(str(plan["request"]).encode("latin-1"))
     if kind == "polls":
         return Polls(str(plan["version"]), int(plan["first"]), int(plan["count"]), cycle=bool(plan.get("cycle", True)))
+    if kind == "reports":
+        return Reports(plan)
     raise ValueError(f"no source is called {kind}")

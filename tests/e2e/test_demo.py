@@ -1,4 +1,4 @@
-"""`uneventful demo`: ends well only if the good release reached every node and the bad one was halted; leaves nothing."""
+"""`uneventful demo`: ends well only if the good release reached every node and the bad one was halted."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Ended:
                 stdout=stdout,
                 stderr=stderr,
                 stdin=subprocess.DEVNULL,
+                # pytest's directories are closed to the users that servers run under, as some people's TMPDIR is.
                 env=plain_environment(os.environ) | {"TMPDIR": str(directory)},
             )
             try:

@@ -91,7 +91,7 @@ async def test_no_offers_while_nobody_judges(house: House, stopped: str, version
 
 
 async def test_a_broker_that_hangs_stops_nothing(house: House) -> None:
-    """RabbitMQ neither answers nor closes: releases go out, a bad one is halted, and the relay catches up afterwards."""
+    """RabbitMQ neither answers nor closes: releases go out, a bad one is halted; the relay catches up afterwards."""
     statistics = house.fleet.statistics
     failed = statistics.checks_failed
     with house.up.stopped("rabbitmq"):

@@ -29,10 +29,11 @@ async def test_a_rollout_goes_on_after_a_restart(tmp_path: Path) -> None:
             await operator.roll_out(OLD)
             async with operator.fleet(NODES, first_ever=False) as fleet:
                 await operator.knows(NODES)
-                rollout_id = await operator.roll_out(NEW)
+                changeset_id = await operator.publish(NEW)
+                rollout_id = await operator.promote(NEW)
                 assert await fleet.run_until(lambda statistics: statistics.running[NEW] >= 5, 60), up.logs()
-            sha256 = (await operator.client.items("/changesets", version=NEW))[0]["changeset_id"]
-            payload = (await operator.client.get(f"/changesets/{sha256}"))["payloads"][0]
+            payload = (await operator.client.get(f"/changesets/{changeset_id}"))["payloads"][0]
+            committed = (await operator.rollout(rollout_id))["attempts"].get("committed", 0)
             known = {node["machine_id"] for node in await operator.client.items("/nodes")}
             head = await operator.client.get("/ledger")
             last = await operator.client.get(f"/events/{head['seq']}")
@@ -62,8 +63,9 @@ async def test_a_rollout_goes_on_after_a_restart(tmp_path: Path) -> None:
 
         # Other machines than before the restart, under the same group and the same rollout.
         async with operator.fleet(NODES, seed=2) as fleet:
-            assert await fleet.run_until(lambda statistics: statistics.running[NEW] == NODES, 90), up.logs()
-        assert (await client.get(f"/rollouts/{rollout_id}"))["attempts"]["committed"] >= NODES + 5
+            counts = fleet.statistics.by_version[NEW]
+            assert await fleet.run_until(lambda _: counts.reported_committed == NODES, 90), up.logs()
+        assert (await operator.rollout(rollout_id))["attempts"]["committed"] >= NODES + committed
         await operator.publish(NEWER)
 
 

@@ -267,7 +267,8 @@ class Database:
             ),
             "attempts": await fetch(
                 "SELECT state, parked, boot_id, from_version, reason, error_code, awaited_at, closed_at IS NULL AS "
-                "open, CASE WHEN changed_at < $1 THEN changed_at END AS moved_at FROM fleet.attempts ORDER BY 1, 2, 3, 4, 5, 7",
+                "open, CASE WHEN changed_at < $1 THEN changed_at END AS moved_at FROM fleet.attempts "
+                "ORDER BY 1, 2, 3, 4, 5, 7",
                 LONG_AGO,
             ),
             "quarantine": await fetch("SELECT node_id, changeset_id, reason FROM fleet.quarantine"),
@@ -467,7 +468,7 @@ async def test_a_grant_that_crosses_with_a_report_takes_the_row_as_it_is(rules):
 
 
 async def test_concurrent_batches_on_the_same_nodes_lose_nothing(pool):
-    """Overlapping batches in any order, in several connections, beside grants and recalls: none fails, each counts once."""
+    """Overlapping batches in several connections, beside grants and recalls: none fails, each report counts once."""
     async with pool.acquire() as connection:
         world = await make_world(connection, version=TO, pace=1000)
     chance = random.Random(5)

@@ -148,25 +148,24 @@ async def test_connections_that_die_while_they_grant_leave_no_half(pool, databas
     """Backends are terminated at random moments; afterwards grants and events still agree one to one."""
     await set_pace(pool, world, 1000)
     nodes = await enrol(pool, world, 60)
-    done = 0
+    granted = asyncio.Event()
 
     async def grant_until_killed(some: list[uuid.UUID]) -> None:
-        nonlocal done
         connection = await connect(database_url, application_name="granting")
         try:
             for node in some:
                 await statuses(connection, world, [node])
-                done += 1
+                granted.set()
         except DIED:
             pass
         finally:
             connection.terminate()
 
     async def kill() -> None:
-        for _ in range(8):
-            goal = done + 3
-            while done < goal and done < 40:
-                await asyncio.sleep(0)
+        for _ in range(4):
+            for _ in range(3):
+                await granted.wait()
+                granted.clear()
             await pool.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'granting' "
                 "AND datname = current_database() ORDER BY random() LIMIT 1"

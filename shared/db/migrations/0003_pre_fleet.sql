@@ -237,7 +237,8 @@ BEGIN
         END IF;
 
         boot_is_new := r.boot_id <> n.boot_id;
-        in_order := r.at >= n.boot_seen_at;
+        -- A boot that was never seen is news, whatever the node's clock says; only a former one may be an old report.
+        in_order := r.at >= n.boot_seen_at OR NOT (r.boot_id = ANY (n.former_boot_ids));
         IF boot_is_new AND in_order AND NOT n.cloned AND r.boot_id = ANY (n.former_boot_ids)
            AND r.boot_id NOT LIKE 'unknown-%' THEN
             n.cloned := true;
@@ -287,7 +288,8 @@ BEGIN
             END IF;
         ELSIF is_closed THEN
             IF a.state IN ('presumed_lost', 'committed') AND rebooted
-               AND (r.kind = 'rolled_back' OR (r.version = a.from_version AND r.version <> a.to_version
+               AND r.version <> a.to_version
+               AND (r.kind = 'rolled_back' OR (r.version = a.from_version
                                                AND (a.state = 'presumed_lost' OR n.version = a.to_version)
                                                AND boot_is_new AND in_order)) THEN
                 moves := ARRAY['rolled_back'];
@@ -418,7 +420,8 @@ BEGIN
                 'state_before', CASE WHEN i = 1 THEN a.state ELSE states[i - 1] END,
                 'state_after', CASE WHEN cardinality(states) > 0 THEN states[i] ELSE a.state END,
                 'applied', applied, 'reason', move_reason, 'error_code', r.error_code, 'error_base', r.error_base,
-                'error_class', r.error_class, 'source', r.source, 'facts', r.facts, 'site', r.facts ->> 'site')));
+                'error_class', r.error_class, 'source', r.source, 'facts', r.facts,
+                'site', coalesce(r.facts ->> 'site', n.facts ->> 'site'))));
         END LOOP;
         IF quarantine THEN
             quarantined := true;
