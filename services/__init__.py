@@ -1,0 +1,1 @@
+"""One package per process; a service never imports another one."""

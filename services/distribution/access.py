@@ -61,7 +61,9 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """The bytes may be sent."""
+    """The bytes of this digest may be sent."""
+
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,6 @@ class Unlisted:
 
 Decision = Allowed | Refused | Unlisted
 
-ALLOWED = Allowed()
 UNLISTED = Unlisted()
 TOKEN_UNKNOWN = Refused(
     RefusalCode.TOKEN_UNKNOWN, "no attempt has this token for this payload; ask for an update again"
@@ -97,12 +98,20 @@ def decide(snapshot: Snapshot, sha256: str, name: str) -> Decision:
     first = closures[0]
     if first is not None and all(closure is not None for closure in closures):
         return Refused(first.code, first.reason)
-    return ALLOWED
+    return Allowed(sha256)
 
 
 def decide_for_attempt(snapshot: Snapshot, sha256: str, name: str, attempt: Attempt | None) -> Decision:
-    """Decide on a download that belongs to an attempt; ``attempt`` is None where nobody knows the token."""
+    """Decide on a download that belongs to an attempt; ``attempt`` is None where nobody knows the token.
+
+    Omaha has one base URL for all packages of an update. So the digest in the path may be that of another payload of
+    the attempt's changeset (it names the main one), and the name tells which file is meant.
+    """
     changesets = _listed_in(snapshot, sha256, name)
+    if attempt is not None and attempt.changeset_id not in changesets:
+        beside = _payload_beside(snapshot, sha256, name, attempt.changeset_id)
+        if beside is not None:
+            sha256, changesets = beside, [attempt.changeset_id]
     if not changesets:
         return UNLISTED
     if attempt is None or attempt.changeset_id not in changesets:
@@ -113,7 +122,15 @@ def decide_for_attempt(snapshot: Snapshot, sha256: str, name: str, attempt: Atte
         return Refused(closure.code, closure.reason)
     if attempt.state == "recalled":
         return Refused(RefusalCode.RECALLED, "the offer was taken back; ask for an update again")
-    return ALLOWED
+    return Allowed(sha256)
+
+
+def _payload_beside(snapshot: Snapshot, sha256: str, name: str, changeset_id: uuid.UUID) -> str | None:
+    """The digest of the payload ``name`` in the changeset that lists ``sha256`` too; None where there is none."""
+    if all(listing.changeset_id != changeset_id for listing in snapshot.listings.get(sha256, ())):
+        return None
+    wanted = Listing(changeset_id, name)
+    return next((digest for digest, listings in snapshot.listings.items() if wanted in listings), None)
 
 
 def _listed_in(snapshot: Snapshot, sha256: str, name: str) -> list[uuid.UUID]:

@@ -27,6 +27,11 @@ POOL: Final[web.AppKey[asyncpg.Pool[Any]]] = web.AppKey("POOL", asyncpg.Pool)
 _log = structlog.get_logger()
 
 
+def _is_public(request: web.Request) -> bool:
+    """Downloads need no token; what goes by the digest alone (uploads, looking up) is for operators."""
+    return "sha256" not in request.match_info or "name" in request.match_info
+
+
 def make_app(settings: Settings) -> web.Application:
     """The application; Postgres and the store are opened when it starts."""
     files = PayloadFiles(Path(settings.store_dir))
@@ -60,7 +65,7 @@ def make_app(settings: Settings) -> web.Application:
     app = new_app(
         name=NAME,
         max_body_bytes=settings.max_upload_bytes,
-        middlewares=[bearer_auth_middleware(verify, is_public=lambda request: request.method != "PUT")],
+        middlewares=[bearer_auth_middleware(verify, is_public=_is_public)],
     )
     app[HEALTH].add("store", check_store)
     app.cleanup_ctx.append(open_store)

@@ -6,7 +6,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -87,6 +87,7 @@ class PayloadRoutes:
             # aiohttp answers HEAD with the handler of GET.
             web.get("/payloads/{sha256}/{name}", self.download),
             web.get("/payloads/{sha256}/{token}/{name}", self.download),
+            web.head("/payloads/{sha256}", self.look_up),
             web.put("/payloads/{sha256}", self.upload),
         ]
 
@@ -102,7 +103,7 @@ class PayloadRoutes:
                 _DOWNLOADS.add(1, (decision.code.value,))
                 raise problem_of(decision)
             case Allowed():
-                pass
+                wanted = replace(wanted, sha256=decision.sha256)
         if self._settings.accel_prefix is not None:
             _DOWNLOADS.add(1, ("accelerated",))
             return self._accelerated(wanted, self._settings.accel_prefix)
@@ -119,6 +120,19 @@ class PayloadRoutes:
             return await self._respond(request, wanted)
         finally:
             self._downloads -= 1
+
+    async def look_up(self, request: web.Request) -> web.StreamResponse:
+        """HEAD by an operator: whether the store has a payload, published or not, and its size."""
+        sha256 = request.match_info["sha256"]
+        if _DIGEST.fullmatch(sha256) is None:
+            raise InvalidInput("the path must end in a sha256, 64 lower-case hexadecimal digits")
+        payload = await asyncio.to_thread(self._files.open, sha256)
+        if payload is None:
+            raise NotFound("this payload is not in this store; upload it")
+        payload.file.close()
+        return web.Response(
+            headers={hdrs.CONTENT_LENGTH: str(payload.size), hdrs.CONTENT_TYPE: PAYLOAD_TYPE, hdrs.ETAG: f'"{sha256}"'}
+        )
 
     async def upload(self, request: web.Request) -> web.StreamResponse:
         """PUT of a payload by an operator: stored if its bytes have the digest in the path."""

@@ -12,7 +12,7 @@ import aiohttp
 import asyncpg
 import orjson
 from report import Result, say
-from reports import House, offer, open_house
+from reports import CONNECTIONS, House, offer, open_house
 from sources import NEW_VERSION, OLD_VERSION, STEADY, WHOLE_UPDATE, boot_id, machine_id, omaha_template, report, step
 from stack import BenchFailedError, Stack, connected, start_load
 from worlds import Rollout, make_application, make_rollout
@@ -175,7 +175,7 @@ async def halt(stack: Stack, *, quick: bool) -> Result:
         )
         plan = {
             "port": house.services["telemetry"].port,
-            "connections": 20,
+            "connections": CONNECTIONS,
             "seconds": seconds,
             "warmup_s": 1.0,
             "rate": BACKGROUND_PER_S,
@@ -186,7 +186,7 @@ async def halt(stack: Stack, *, quick: bool) -> Result:
                 "application": "other",
                 "first": BACKGROUND_FIRST,
                 "count": count,
-                "connections": 20,
+                "connections": CONNECTIONS,
                 "pack": 1,
                 # Not to the end: an idle node is expected to poll, and these do not.
                 "kinds": WHOLE_UPDATE[:4],

@@ -34,8 +34,7 @@ from services.simulator.fleet import Fleet
 from services.simulator.node import Span, Timing
 from services.simulator.statistics import AcknowledgedReport
 from services.simulator.wire import Envelope, Identity, event_previous_version
-from services.standalone.processes import plain_environment, tail
-from services.standalone.settings import SERVICES
+from services.standalone.processes import plain_environment, port_is_free, tail
 from services.standalone.supervisor import Ready
 from shared.db.pool import set_codecs
 
@@ -76,14 +75,12 @@ def is_there(process: psutil.Process) -> bool:
         return False
 
 
-def mentioning(word: str) -> list[str]:
-    """Command lines of all processes that name ``word``, our own left out."""
-    found = []
-    for process in psutil.process_iter(["pid", "cmdline"]):
-        line = " ".join(process.info["cmdline"] or ())
-        if word in line and process.pid != os.getpid():
-            found.append(f"{process.pid}: {line}")
-    return found
+def free_base_port() -> int:
+    """A port from which on all that `up` needs are free, below those that the kernel gives out by itself."""
+    while True:
+        base = random.randrange(20_000, 32_000, 30)
+        if all(port_is_free(base + offset) for offset in range(30)):
+            return base
 
 
 class Up:
@@ -528,16 +525,3 @@ def replay(up: Up) -> Mapping[str, Any]:
     said: Mapping[str, Any] = orjson.loads(done.stdout.splitlines()[-1])
     assert (done.returncode == 0) == said["equal"]
     return said
-
-
-def is_ready(status_url: str) -> bool:
-    try:
-        import urllib.request
-
-        with urllib.request.urlopen(f"{status_url}/readyz", timeout=5) as answer:  # noqa: S310  # our own URL
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-ALL = tuple(service.name for service in SERVICES)

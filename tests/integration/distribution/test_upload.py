@@ -41,6 +41,20 @@ async def test_an_upload_is_stored_under_its_digest(client, admin, store_dir):
     assert (store_dir / "sha256" / DIGEST[:2] / DIGEST).read_bytes() == CONTENT
 
 
+async def test_operators_ask_what_is_stored(client, admin):
+    """HEAD by the digest tells the size of what is there, published or not; 404 else, and 401 without a token."""
+    async with client.head(f"/payloads/{DIGEST}", headers=admin) as response:
+        assert response.status == 404
+    async with client.put(f"/payloads/{DIGEST}", data=CONTENT, headers=admin):
+        pass
+    async with client.head(f"/payloads/{DIGEST}", headers=admin) as response:
+        assert (response.status, response.headers["Content-Length"]) == (200, str(len(CONTENT)))
+    async with client.head(f"/payloads/{DIGEST}") as response:
+        assert response.status == 401
+    async with client.head("/payloads/abc", headers=admin) as response:
+        assert response.status == 400
+
+
 async def test_an_upload_without_a_length_is_stored(client, admin, store_dir):
     """Chunked transfer coding works too."""
 

@@ -7,9 +7,9 @@ import uuid
 import pytest
 
 from services.distribution.access import (
-    ALLOWED,
     TOKEN_UNKNOWN,
     UNLISTED,
+    Allowed,
     Attempt,
     Closure,
     Listing,
@@ -31,7 +31,7 @@ WITHDRAWN = Closure(RefusalCode.WITHDRAWN, "wrong key")
 def test_a_payload_is_found_by_digest_and_name_together():
     """A known digest under a foreign name, or a foreign digest, is not found, with a token or without."""
     snapshot = Snapshot(listings=LISTINGS)
-    assert decide(snapshot, DIGEST, "a.gz") is ALLOWED
+    assert decide(snapshot, DIGEST, "a.gz") == Allowed(DIGEST)
     for digest, name in ((DIGEST, "c.gz"), ("cd" * 32, "a.gz")):
         assert decide(snapshot, digest, name) is UNLISTED
         assert decide_for_attempt(snapshot, digest, name, Attempt(ONE, "offered")) is UNLISTED
@@ -39,7 +39,7 @@ def test_a_payload_is_found_by_digest_and_name_together():
 
 def test_without_a_token_one_open_changeset_is_enough():
     """Only when every changeset that lists the payload is shut is it refused, with the first one's reason."""
-    assert decide(Snapshot(listings=LISTINGS, closed={ONE: HALTED}), DIGEST, "a.gz") is ALLOWED
+    assert decide(Snapshot(listings=LISTINGS, closed={ONE: HALTED}), DIGEST, "a.gz") == Allowed(DIGEST)
     assert decide(Snapshot(listings=LISTINGS, closed={TWO: HALTED}), DIGEST, "b.gz") == Refused(
         RefusalCode.HALTED, "nodes roll back"
     )
@@ -53,7 +53,7 @@ def test_with_a_token_the_attempts_own_changeset_counts():
     assert decide_for_attempt(snapshot, DIGEST, "a.gz", Attempt(ONE, "downloading")) == Refused(
         RefusalCode.HALTED, "nodes roll back"
     )
-    assert decide_for_attempt(snapshot, DIGEST, "a.gz", Attempt(TWO, "downloading")) is ALLOWED
+    assert decide_for_attempt(snapshot, DIGEST, "a.gz", Attempt(TWO, "downloading")) == Allowed(DIGEST)
 
 
 def test_a_token_of_nobody_or_of_another_changeset_is_unknown():
@@ -63,10 +63,23 @@ def test_a_token_of_nobody_or_of_another_changeset_is_unknown():
     assert decide_for_attempt(snapshot, DIGEST, "b.gz", Attempt(ONE, "offered")) is TOKEN_UNKNOWN
 
 
+def test_an_extra_is_found_beside_the_main_payload():
+    """Omaha has one base URL for all packages: the path names the main payload, the name says which file is meant."""
+    extra = "cd" * 32
+    snapshot = Snapshot(listings={**LISTINGS, extra: (Listing(TWO, "oem.gz"),)})
+    assert decide_for_attempt(snapshot, DIGEST, "oem.gz", Attempt(TWO, "downloading")) == Allowed(extra)
+    assert decide_for_attempt(snapshot, DIGEST, "oem.gz", Attempt(ONE, "downloading")) is UNLISTED
+    assert decide(snapshot, DIGEST, "oem.gz") is UNLISTED
+    suspended = Snapshot(listings=snapshot.listings, suspended={extra: "a bad disk"})
+    assert decide_for_attempt(suspended, DIGEST, "oem.gz", Attempt(TWO, "downloading")) == Refused(
+        RefusalCode.SUSPENDED, "a bad disk"
+    )
+
+
 @pytest.mark.parametrize("state", ["offered", "downloading", "staged", "committed", "failed", "presumed_lost"])
 def test_any_attempt_that_is_not_recalled_may_download(state):
     """Extras are fetched late, and a lost node may come back: only a recall takes the right away."""
-    assert decide_for_attempt(Snapshot(listings=LISTINGS), DIGEST, "a.gz", Attempt(ONE, state)) is ALLOWED
+    assert decide_for_attempt(Snapshot(listings=LISTINGS), DIGEST, "a.gz", Attempt(ONE, state)) == Allowed(DIGEST)
 
 
 def test_a_recalled_attempt_is_refused():
