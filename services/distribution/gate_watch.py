@@ -112,7 +112,7 @@ class GateWatch:
 
     async def run(self) -> NoReturn:
         """Look for ever; while Postgres is away what is known ages, and is refused once it is too old."""
-        listening = asyncio.create_task(listen(self._pool, CHANNEL, self._wake), name="listen for gates")
+        listening = asyncio.create_task(listen(self._pool, {CHANNEL: self._wake.set}), name="listen for gates")
         try:
             while True:
                 with suppress(TimeoutError):

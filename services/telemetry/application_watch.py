@@ -75,7 +75,7 @@ class ApplicationWatch:
 
     async def run(self) -> NoReturn:
         """Look for ever; while Postgres is away what is known stays, and nothing can be acknowledged anyway."""
-        listening = asyncio.create_task(listen(self._pool, CHANNEL, self._wake), name="listen for applications")
+        listening = asyncio.create_task(listen(self._pool, {CHANNEL: self._wake.set}), name="listen for applications")
         try:
             while True:
                 with suppress(TimeoutError):

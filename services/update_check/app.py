@@ -49,7 +49,6 @@ def make_app(settings: Settings) -> web.Application:
                 await check_schema(connection)
             keeper = SnapshotKeeper(
                 pool,
-                settings.database_url,
                 clock,
                 distribution_url=settings.distribution_url,
                 max_age_s=settings.snapshot_max_age_s,

@@ -15,19 +15,19 @@ from services.update_check.decide import Reason
 from services.update_check.standing import Standings
 from services.update_check.store import Gates, read_configuration, read_gates, read_nodes
 from shared.clock import Clock
-from shared.db.pool import connect, is_transient
+from shared.db.listen import listen
+from shared.db.pool import is_transient
 from shared.errors import Unavailable
-from shared.ledger import read
+from shared.ledger import CHANNEL, read
 from shared.observability.metrics import METRICS
-from shared.settings import Secret
 
 LOOK_EVERY_S = 1.0
 BATCH = 1_000
 RELOAD_GAP_S = 0.02
 """Reloads are at least this far apart, so that a burst of paces costs one."""
 FOLLOW_GAP_S = 0.1
-"""Looks at the ledger are at least this far apart: under thousands of reports a second, one look for each of the mover's
-batches would cost more than the polls. Halts and paces do not come this way."""
+"""Looks at the ledger are at least this far apart: under thousands of reports a second, one look for each of the
+mover's batches would cost more than the polls. Halts and paces do not come this way."""
 FOLLOWED = ("update.#", "node.quarantined.v1", "node.cloned.v1")
 
 
@@ -53,7 +53,6 @@ class SnapshotKeeper:
     def __init__(
         self,
         pool: asyncpg.Pool[Any],
-        database_url: Secret,
         clock: Clock,
         *,
         distribution_url: str,
@@ -63,7 +62,6 @@ class SnapshotKeeper:
         self.configuration: Configuration = EMPTY
         self.standings = Standings()
         self._pool = pool
-        self._database_url = database_url
         self._clock = clock
         self._distribution_url = distribution_url
         self._max_age_s = max_age_s
@@ -115,7 +113,8 @@ class SnapshotKeeper:
     async def run(self) -> None:
         """Keep the snapshot until cancelled. While Postgres is away it grows old, and decisions fail closed."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._forever(self._listen), name="snapshot: listen")
+            channels = {"uneventful_gates": self._configuration_wanted.set, CHANNEL: self._ledger_wanted.set}
+            tasks.create_task(listen(self._pool, channels), name="snapshot: listen")
             tasks.create_task(self._forever(self._keep_configuration), name="snapshot: configuration")
             tasks.create_task(self._forever(self._keep_standings), name="snapshot: standings")
 
@@ -130,24 +129,6 @@ class SnapshotKeeper:
                 RELOADS.add(1, ("failed",))
                 _log.warning("snapshot.postgres_away", error=type(error).__name__, detail=str(error))
                 await asyncio.sleep(0.5)
-
-    async def _listen(self) -> None:
-        connection = await connect(self._database_url.reveal(), application_name="update_check listen")
-        try:
-            lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-            def on_loss(_: object) -> None:
-                if not lost.done():
-                    lost.set_exception(ConnectionResetError("the listening connection was lost"))
-
-            connection.add_termination_listener(on_loss)
-            await connection.add_listener("uneventful_gates", lambda *_: self._configuration_wanted.set())
-            await connection.add_listener("uneventful_ledger", lambda *_: self._ledger_wanted.set())
-            self._configuration_wanted.set()
-            self._ledger_wanted.set()
-            await lost
-        finally:
-            connection.terminate()
 
     async def _keep_configuration(self) -> None:
         while True:

@@ -11,6 +11,7 @@ import asyncpg
 import structlog
 
 from shared.clock import Clock, SystemClock
+from shared.db.listen import listen
 from shared.db.pool import is_transient
 from shared.ledger.entry import LedgerEntry
 from shared.ledger.store import MAX_SEQ, head, read
@@ -123,7 +124,9 @@ class LedgerSignal:
     def start(self) -> None:
         """Begin to listen, once; also done by ``async with``."""
         if self._task is None:
-            self._task = asyncio.create_task(self._listen(), name="ledger-signal")
+            self._task = asyncio.create_task(
+                listen(self._pool, {CHANNEL: self._wake_all}, listening=self._listening), name="ledger-signal"
+            )
 
     async def stop(self) -> None:
         """Stop listening and give the connection back."""
@@ -143,40 +146,6 @@ class LedgerSignal:
     async def listening(self) -> None:
         """Wait until the signal hears notifications."""
         await self._listening.wait()
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                await self._listen_once()
-            except Exception as fault:
-                if not is_transient(fault):
-                    raise
-                _log.info("no notifications from the ledger for now", error=repr(fault))
-                await asyncio.sleep(RETRY_S[-1])
-
-    async def _listen_once(self) -> None:
-        gone = asyncio.Event()
-
-        def ended(_: object) -> None:
-            gone.set()
-
-        async with self._pool.acquire() as connection:
-            connection.add_termination_listener(ended)
-            try:
-                await connection.add_listener(CHANNEL, self._heard)
-                self._wake_all()
-                self._listening.set()
-                await gone.wait()
-            finally:
-                self._listening.clear()
-                # A connection that was lost has left the pool already, its listeners with it.
-                if not gone.is_set():
-                    connection.remove_termination_listener(ended)
-                    await connection.remove_listener(CHANNEL, self._heard)
-        raise ConnectionResetError("the listening connection ended")
-
-    def _heard(self, *_: object) -> None:
-        self._wake_all()
 
     def _wake_all(self) -> None:
         for event in self._events:

@@ -1,6 +1,6 @@
 """Stopping and starting again: all of it ends in time whatever hangs, and nothing that was kept is lost."""
 
-# ruff: noqa: ASYNC240  # a test holds nobody up
+# a test holds nobody up
 from __future__ import annotations
 
 import hashlib

@@ -16,7 +16,6 @@ from services.update_check.keeper import SnapshotKeeper, postgres_is_away
 from services.update_check.standing import OpenAttempt
 from services.update_check.store import Gates
 from shared.errors import NotFound, Unavailable
-from shared.settings import Secret
 from shared.testing.clock import ManualClock
 
 CHANGESET, OTHER, GROUP, ROLLOUT = (uuid.UUID(int=n) for n in range(1, 5))
@@ -216,7 +215,6 @@ def keeper():
     clock = ManualClock()
     keeper = SnapshotKeeper(
         None,
-        Secret("postgresql://nowhere"),
         clock,
         distribution_url="http://x/",
         max_age_s=5.0,
