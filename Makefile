@@ -1,5 +1,6 @@
 # Everything a contributor runs; `make help` explains it. Each target works as the first command after a clone.
-SHELL := /bin/sh
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -27,10 +28,10 @@ setup: ## Make .venv with everything in it (.venv/bin/uneventful)
 # The stamp is written last: a cut-short installation is done again, a complete one is left alone.
 $(STAMP): pyproject.toml
 	@echo "make: setting up $(VENV) (a minute or two the first time)"
-	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --editable '.[server,cli,agent,embedded]' --group dev \
-		| grep -E '^(Collecting|Installing|Successfully)' || true
+		| { grep --line-buffered -E '^(Collecting|Installing|Successfully)' || true; }
 	@$(BIN)/python -c 'import services.standalone.supervisor, pytest'
 	@touch $(STAMP)
 	@echo "make: $(VENV) is complete"

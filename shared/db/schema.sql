@@ -855,6 +855,29 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION fleet.lift_quarantine_v1(p_node_id uuid, p_changeset_id uuid, p_reason text, p_by text, p_event_id uuid, p_source text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    n fleet.nodes;
+    lifted uuid;
+BEGIN
+    SELECT * INTO n FROM fleet.nodes WHERE node_id = p_node_id FOR NO KEY UPDATE;
+    DELETE FROM fleet.quarantine WHERE node_id = p_node_id AND changeset_id = p_changeset_id RETURNING attempt_id INTO lifted;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    VALUES (p_event_id, 'node.quarantined.v1', p_source, 'nodes/' || p_node_id, p_node_id::text, clock_timestamp(),
+            jsonb_strip_nulls(jsonb_build_object(
+                'node_id', p_node_id, 'machine_id', n.machine_id, 'application_id', n.application_id,
+                'changeset_id', p_changeset_id, 'attempt_id', lifted, 'reason', p_reason, 'lifted', true, 'by', p_by)),
+            lifted::text);
+    RETURN true;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION fleet.recall_v1(p_changeset_id uuid, p_reason text, p_source text, p_rollout_id uuid DEFAULT NULL::uuid)
  RETURNS integer
  LANGUAGE plpgsql
@@ -893,6 +916,8 @@ CREATE OR REPLACE FUNCTION fleet.report_v1(p_event_ids uuid[], p_kinds text[], p
  LANGUAGE plpgsql
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
 AS $function$
 #variable_conflict use_column
 DECLARE
@@ -920,6 +945,8 @@ DECLARE
     event_ids uuid[] := '{}';
     event_types text[] := '{}';
     event_datas jsonb[] := '{}';
+    event_sources text[] := '{}';
+    event_traceparents text[] := '{}';
     quarantine_ords bigint[] := '{}';
     quarantine_attempt_ids uuid[] := '{}';
     quarantine_reasons text[] := '{}';
@@ -929,11 +956,10 @@ BEGIN
         INSERT INTO event_log.seen (event_id)
         SELECT DISTINCT u.event_id FROM unnest(p_event_ids) AS u(event_id) ORDER BY 1
         ON CONFLICT DO NOTHING RETURNING event_id
-    ), firsts AS (
-        SELECT u.event_id, min(u.ord) AS ord FROM unnest(p_event_ids) WITH ORDINALITY AS u(event_id, ord) GROUP BY u.event_id
-    ) SELECT array_agg(firsts.ord IS NOT NULL ORDER BY u.ord) INTO is_fresh_at
-        FROM unnest(p_event_ids) WITH ORDINALITY AS u(event_id, ord)
-        LEFT JOIN (firsts JOIN fresh USING (event_id)) USING (ord);
+    ) SELECT array_agg(told.is_fresh ORDER BY told.ord) INTO is_fresh_at
+        FROM (SELECT u.ord, u.event_id IN (SELECT fresh.event_id FROM fresh)
+                            AND row_number() OVER (PARTITION BY u.event_id ORDER BY u.ord) = 1 AS is_fresh
+                FROM unnest(p_event_ids) WITH ORDINALITY AS u(event_id, ord)) AS told;
 
     WITH registered AS (
         INSERT INTO fleet.nodes AS old (node_id, application_id, machine_id, group_id, version, arch, boot_id, boot_seen_at,
@@ -954,14 +980,13 @@ BEGIN
 
     -- Node by node, so that each is read and written once; within a node in the order of the arrays.
     FOR r IN
-        SELECT u.*, e.node_id IS NOT NULL AS is_enrolled, node, attempt
+        SELECT u.*, u.node_id IN (SELECT e.node_id FROM unnest(enrolled_ids) AS e(node_id)) AS is_enrolled, node, attempt
           FROM unnest(p_event_ids, p_kinds, p_sources, p_node_ids, p_application_ids, p_machine_ids, p_group_ids, p_versions,
                       p_arches, p_boot_ids, p_times, p_facts, p_addresses, p_error_codes, p_error_bases, p_error_classes,
                       p_previous_versions, p_reasons, p_traceparents) WITH ORDINALITY
                AS u(event_id, kind, source, node_id, application_id, machine_id, group_id, version, arch, boot_id, at, facts,
                     address, error_code, error_base, error_class, previous_version, reason, traceparent, ord)
           JOIN fleet.nodes node ON node.node_id = u.node_id
-          LEFT JOIN unnest(enrolled_ids) AS e(node_id) ON e.node_id = u.node_id
           -- The open attempt, else the last one: late reports belong to it.
           LEFT JOIN fleet.attempts attempt ON attempt.attempt_id = coalesce(
                (SELECT o.attempt_id FROM fleet.attempts o WHERE o.node_id = u.node_id AND o.closed_at IS NULL),
@@ -991,6 +1016,8 @@ BEGIN
 
         IF enrolled THEN
             event_ords := array_append(event_ords, r.ord);
+            event_sources := array_append(event_sources, r.source);
+            event_traceparents := array_append(event_traceparents, r.traceparent);
             event_ids := array_append(event_ids, gen_random_uuid());
             event_types := array_append(event_types, 'node.enrolled.v1');
             event_datas := array_append(event_datas, jsonb_strip_nulls(jsonb_build_object(
@@ -1006,12 +1033,16 @@ BEGIN
         END IF;
 
         boot_is_new := r.boot_id <> n.boot_id;
-        in_order := r.at >= n.boot_seen_at;
+        -- A boot that was never seen is news, whatever a native node's own clock says; only a former one may be an old
+        -- report. Omaha reports have our clock, and those that were spooled are old even where their boot is unknown.
+        in_order := r.at >= n.boot_seen_at OR (r.source = 'native' AND NOT (r.boot_id = ANY (n.former_boot_ids)));
         IF boot_is_new AND in_order AND NOT n.cloned AND r.boot_id = ANY (n.former_boot_ids)
            AND r.boot_id NOT LIKE 'unknown-%' THEN
             n.cloned := true;
             node_moved := true;
             event_ords := array_append(event_ords, r.ord);
+            event_sources := array_append(event_sources, r.source);
+            event_traceparents := array_append(event_traceparents, r.traceparent);
             event_ids := array_append(event_ids, gen_random_uuid());
             event_types := array_append(event_types, 'node.cloned.v1');
             event_datas := array_append(event_datas, jsonb_strip_nulls(jsonb_build_object(
@@ -1054,7 +1085,8 @@ BEGIN
             END IF;
         ELSIF is_closed THEN
             IF a.state IN ('presumed_lost', 'committed') AND rebooted
-               AND (r.kind = 'rolled_back' OR (r.version = a.from_version AND r.version <> a.to_version
+               AND r.version <> a.to_version
+               AND (r.kind = 'rolled_back' OR (r.version = a.from_version
                                                AND (a.state = 'presumed_lost' OR n.version = a.to_version)
                                                AND boot_is_new AND in_order)) THEN
                 moves := ARRAY['rolled_back'];
@@ -1172,6 +1204,8 @@ BEGIN
 
         FOR i IN 1 .. cardinality(moves) LOOP
             event_ords := array_append(event_ords, r.ord);
+            event_sources := array_append(event_sources, r.source);
+            event_traceparents := array_append(event_traceparents, r.traceparent);
             event_ids := array_append(event_ids, CASE WHEN i = cardinality(moves) THEN r.event_id
                                                       ELSE md5(r.event_id || '|' || i)::uuid END);
             event_types := array_append(event_types, 'update.' || moves[i] || '.v1');
@@ -1183,7 +1217,8 @@ BEGIN
                 'state_before', CASE WHEN i = 1 THEN a.state ELSE states[i - 1] END,
                 'state_after', CASE WHEN cardinality(states) > 0 THEN states[i] ELSE a.state END,
                 'applied', applied, 'reason', move_reason, 'error_code', r.error_code, 'error_base', r.error_base,
-                'error_class', r.error_class, 'source', r.source, 'facts', r.facts, 'site', r.facts ->> 'site')));
+                'error_class', r.error_class, 'source', r.source, 'facts', r.facts,
+                'site', coalesce(r.facts ->> 'site', n.facts ->> 'site'))));
         END LOOP;
         IF quarantine THEN
             quarantined := true;
@@ -1191,6 +1226,8 @@ BEGIN
             quarantine_attempt_ids := array_append(quarantine_attempt_ids, a.attempt_id);
             quarantine_reasons := array_append(quarantine_reasons, move_reason);
             event_ords := array_append(event_ords, r.ord);
+            event_sources := array_append(event_sources, r.source);
+            event_traceparents := array_append(event_traceparents, r.traceparent);
             event_ids := array_append(event_ids, md5(r.event_id || '|quarantine')::uuid);
             event_types := array_append(event_types, 'node.quarantined.v1');
             event_datas := array_append(event_datas, jsonb_build_object(
@@ -1249,11 +1286,10 @@ BEGIN
      ORDER BY t.node_id, q.ord
     ON CONFLICT DO NOTHING;
     INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id, traceparent)
-    SELECT e.event_id, e.type, u.source, 'nodes/' || u.node_id, u.node_id::text, u.at, e.data, e.data ->> 'attempt_id',
-           u.traceparent
-      FROM unnest(event_ords, event_ids, event_types, event_datas) WITH ORDINALITY AS e(ord, event_id, type, data, place)
-      JOIN unnest(p_sources, p_node_ids, p_times, p_traceparents) WITH ORDINALITY AS u(source, node_id, at, traceparent, ord)
-           ON u.ord = e.ord
+    SELECT e.event_id, e.type, e.source, 'nodes/' || p_node_ids[e.ord], p_node_ids[e.ord]::text, p_times[e.ord], e.data,
+           e.data ->> 'attempt_id', e.traceparent
+      FROM unnest(event_ords, event_ids, event_types, event_sources, event_datas, event_traceparents) WITH ORDINALITY
+           AS e(ord, event_id, type, source, data, traceparent, place)
      ORDER BY e.ord, e.place;
 END
 $function$;

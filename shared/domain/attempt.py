@@ -129,8 +129,11 @@ def observe(node: NodeRow, attempt: AttemptRow | None, report: Report, awaited_e
         awaited_every: A waiting node's polls become an event at most this often.
     """
     boot_is_new = report.boot_id != node.boot_id
-    # A boot that was never seen is news, whatever the node's clock says; only a former one may be an old report.
-    in_order = report.at >= node.boot_seen_at or report.boot_id not in node.former_boot_ids
+    # A boot that was never seen is news, whatever a native node's own clock says; only a former one may be an old
+    # report. Omaha reports have our clock, and those that were spooled are old even where their boot is unknown.
+    in_order = report.at >= node.boot_seen_at or (
+        report.source is Source.NATIVE and report.boot_id not in node.former_boot_ids
+    )
     if (
         boot_is_new
         and in_order

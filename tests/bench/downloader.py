@@ -20,7 +20,7 @@ class Download:
     def __init__(self, plan: dict) -> None:
         self.request = f"GET {plan['path']} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
         self.socket = socket.create_connection((plan.get("host", "127.0.0.1"), plan["port"]))
-        self.socket.setblocking(False)
+        self.socket.settimeout(0)
         self.left = 0
         self.head = b""
         self.bodies = 0

@@ -125,7 +125,7 @@ async def one_halt(scene: Scene, rollout: Rollout, first: int, rollbacks: int) -
     halted = asyncio.create_task(scene.halted(rollout.changeset_id))
 
     async def refused() -> float:
-        while await scene.offered(poll):
+        while await scene.offered(poll):  # noqa: ASYNC110  # what is measured is when a poll is refused
             await asyncio.sleep(0.002)
         return time.perf_counter()
 
@@ -202,7 +202,11 @@ async def halt(stack: Stack, *, quick: bool) -> Result:
             await listening.add_listener("uneventful_gates", lambda *_: scene.gate_moved.set())
             for number, (first, rollout) in enumerate(rollouts):
                 found.append(await one_halt(scene, rollout, first, rollbacks))
-                say(f"   halt {number + 1} of {halts}: {found[-1]['halted_ms']:.0f} ms, refused {found[-1]['refused_ms']:.0f} ms")
+                say(
+                    "   halt {} of {}: {halted_ms:.0f} ms, refused {refused_ms:.0f} ms".format(
+                        number + 1, halts, **found[-1]
+                    )
+                )
         said, _ = await load
         _tell(result, found, orjson.loads(said), rollbacks)
     return result
@@ -213,12 +217,19 @@ def _tell(result: Result, found: list[dict[str, float]], background: dict[str, A
         ordered = sorted(one[name] for one in found)
         p50, p99 = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))]
         result.table.append(
-            {"from the acknowledgement to": title, "p50 ms": p50, "p99 ms": p99, "max ms": ordered[-1], "halts": len(ordered)}
+            {
+                "from the acknowledgement to": title,
+                "p50 ms": p50,
+                "p99 ms": p99,
+                "max ms": ordered[-1],
+                "halts": len(ordered),
+            }
         )
         result.at_most(f"{title}, p50 ms", p50, 200)
         result.at_most(f"{title}, p99 ms", p99, 1000)
     result.raw = {"halts": found, "background": [background]}
     result.notes.append(
         f"halted by rollback {rollbacks} of {STARTED} started nodes; background {background['per_s']:.0f} reports/s, "
-        f"p50 {background['p50_ms']:.1f} ms, p99 {background['p99_ms']:.1f} ms, {background['unexpected']} unexpected answers"
+        f"p50 {background['p50_ms']:.1f} ms, p99 {background['p99_ms']:.1f} ms, "
+        f"{background['unexpected']} unexpected answers"
     )

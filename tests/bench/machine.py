@@ -46,13 +46,19 @@ def tree_cpu_seconds(root: int) -> float:
 
 def read_clocks(watch: dict[str, int]) -> dict[str, float]:
     """CPU seconds so far of each named process; a name that ends in ``*`` means the whole tree below it."""
-    return {name.rstrip("*"): (tree_cpu_seconds if name.endswith("*") else cpu_seconds)(pid) for name, pid in watch.items()}
+    return {
+        name.rstrip("*"): (tree_cpu_seconds if name.endswith("*") else cpu_seconds)(pid) for name, pid in watch.items()
+    }
 
 
 def describe() -> dict[str, object]:
     """The machine and its load now, for the head of a report."""
     model = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.machine(),
     )
     return {
@@ -71,5 +77,7 @@ def _commit() -> str:
     if git is None:
         return "unknown"
     here = Path(__file__).parent
-    said = subprocess.run([git, "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        [git, "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
+    )
     return said.stdout.strip() or "unknown"

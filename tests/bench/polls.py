@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,7 @@ async def start_update_check(stack: Stack, database: str, **settings: object) ->
         "update_check",
         database_url=database,
         distribution_url="http://127.0.0.1:9",
-        spool_dir=stack.directory / f"spool-{database.rpartition('/')[2]}",
+        spool_dir=tempfile.mkdtemp(prefix="spool-", dir=stack.directory),
         **settings,
     )
 
@@ -114,7 +115,9 @@ async def update_check(stack: Stack, *, quick: bool) -> Result:
     result = Result("update_check", "Update check against bare aiohttp hello: server CPU per request, keep-alive")
     rounds, seconds = (3, 2.0) if quick else (5, 4.0)
     hello = await stack.hello()
-    fleet = await make_fleet(stack, "polls", pace=PACE, nodes={NEW_VERSION: [UP_TO_DATE], OLD_VERSION: [HELD, IN_FLIGHT]})
+    fleet = await make_fleet(
+        stack, "polls", pace=PACE, nodes={NEW_VERSION: [UP_TO_DATE], OLD_VERSION: [HELD, IN_FLIGHT]}
+    )
     await fill_the_pace(fleet)
     to_grant = range(100_000, 100_000 + (60_000 if quick else 150_000))
     granting = await make_fleet(stack, "grants", pace=10_000_000, nodes={OLD_VERSION: [to_grant]})

@@ -144,13 +144,13 @@ async def reports(stack: Stack, *, quick: bool) -> Result:
             ended = await look(connection)
             took = await catch_up(connection)
             moves = await _count_moves(connection) - before
-            _tell(result, one, pack, took, moves, ended)
+            _tell(result, one, pack=pack, took=took, moves=moves, ended=ended)
             first += per_phase
     return result
 
 
 def _tell(
-    result: Result, one: dict[str, Any], pack: int, took: dict[str, float | None], moves: int, ended: Standing
+    result: Result, one: dict[str, Any], *, pack: int, took: dict[str, float | None], moves: int, ended: Standing
 ) -> None:
     label = f"{pack} per POST"
     rate = one["per_s"] * pack
@@ -168,8 +168,9 @@ def _tell(
     )
     sent = one["sent"] * pack
     result.notes.append(
-        f"{label}: {sent} reports sent, {moves} in the ledger; {one['unexpected']} unexpected answers, {one['statuses']}; "
-        f"when the load ended the analysis was {ended.head - ended.analysis} events behind the ledger"
+        f"{label}: {sent} reports sent, {moves} in the ledger; {one['unexpected']} unexpected answers, "
+        f"{one['statuses']}; when the load ended the analysis was {ended.head - ended.analysis} events behind "
+        "the ledger"
     )
     if one["exhausted"]:
         result.notes.append(f"{label}: all nodes were done after {one['seconds']:.1f} s")

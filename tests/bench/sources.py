@@ -94,10 +94,17 @@ class Polls:
     def __init__(self, version: str, first: int, count: int, *, cycle: bool) -> None:
         before, middle, after = omaha_template(version, STEADY)
         if cycle and count <= 20_000:
-            ready = [before + boot_id(n).encode() + middle + machine_id(n).encode() + after for n in range(first, first + count)]
+            ready = [
+                before + boot_id(n).encode() + middle + machine_id(n).encode() + after
+                for n in range(first, first + count)
+            ]
             self._next: Iterator[bytes] = itertools.cycle(ready)
         else:
-            numbers = itertools.chain.from_iterable(itertools.repeat(range(first, first + count))) if cycle else iter(range(first, first + count))
+            numbers = (
+                itertools.chain.from_iterable(itertools.repeat(range(first, first + count)))
+                if cycle
+                else iter(range(first, first + count))
+            )
             self._next = (
                 b"%b%b%b%b%b" % (before, boot_id(n).encode(), middle, machine_id(n).encode(), after) for n in numbers
             )
@@ -114,7 +121,8 @@ def report(application: str, number: int, kind: str, version: str, boots: int) -
     event = hashlib.md5(b"%d %b" % (number, kind.encode()), usedforsecurity=False).hexdigest()
     return (
         f'{{"event_id":"{event}","application":"{application}","machine_id":"{machine_id(number)}","kind":"{kind}",'
-        f'"version":"{version}","boot_id":"{boot_id(number, boots)}","arch":"amd64","at":"{datetime.now(UTC).isoformat()}",'
+        f'"version":"{version}","boot_id":"{boot_id(number, boots)}","arch":"amd64",'
+        f'"at":"{datetime.now(UTC).isoformat()}",'
         '"facts":{"arch":"amd64","track":"stable","oem":"ami","alephversion":"3033.2.0","platform":"CoreOS"}}'
     ).encode()
 

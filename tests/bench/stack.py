@@ -118,11 +118,16 @@ class Stack:
         return Running(name, process, said["pid"], said["url"], said.get("status_url"))
 
 
+def _new_directory() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="uneventful-bench-"))
+    directory.chmod(0o711)  # an unprivileged server passes through
+    return directory
+
+
 @contextlib.asynccontextmanager
 async def stack() -> AsyncIterator[Stack]:
     """A directory and what is started below it; nothing is left behind."""
-    directory = Path(tempfile.mkdtemp(prefix="uneventful-bench-"))
-    directory.chmod(0o711)  # an unprivileged server passes through
+    directory = _new_directory()
     try:
         async with contextlib.AsyncExitStack() as exits:
             yield Stack(directory, exits)

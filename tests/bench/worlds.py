@@ -121,7 +121,7 @@ async def make_rollout(
 
 
 async def add_offers(connection: asyncpg.Connection[Any], rollout: Rollout, numbers: range) -> None:
-    """Nodes with these numbers that were just offered the rollout: rows and events, as ``fleet.grant_v1`` writes them."""
+    """Nodes with these numbers, just offered the rollout: rows and events as ``fleet.grant_v1`` writes them."""
     now = datetime.now(UTC)
     nodes, attempts = [], []
     for number in numbers:
@@ -166,25 +166,32 @@ async def add_offers(connection: asyncpg.Connection[Any], rollout: Rollout, numb
         await connection.copy_records_to_table(
             "nodes",
             schema_name="fleet",
-            columns="node_id application_id machine_id group_id version arch boot_id boot_seen_at facts address "
-            "last_attempt_id first_seen_at last_contact_at".split(),
+            columns=(
+                *("node_id", "application_id", "machine_id", "group_id", "version", "arch", "boot_id", "boot_seen_at"),
+                *("facts", "address", "last_attempt_id", "first_seen_at", "last_contact_at"),
+            ),
             records=nodes,
         )
         await connection.copy_records_to_table(
             "attempts",
             schema_name="fleet",
-            columns="attempt_id token node_id application_id changeset_id rollout_id group_id arch from_version "
-            "to_version state boot_id granted_at changed_at".split(),
+            columns=(
+                *("attempt_id", "token", "node_id", "application_id", "changeset_id", "rollout_id", "group_id", "arch"),
+                *("from_version", "to_version", "state", "boot_id", "granted_at", "changed_at"),
+            ),
             records=attempts,
         )
         await connection.execute(
             """
-            INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
-            SELECT gen_random_uuid(), 'update.offered.v1', 'grant', 'nodes/' || a.node_id, a.node_id::text, a.granted_at,
+            INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data,
+                                         correlation_id)
+            SELECT gen_random_uuid(), 'update.offered.v1', 'grant', 'nodes/' || a.node_id, a.node_id::text,
+                   a.granted_at,
                    jsonb_build_object(
                        'node_id', a.node_id, 'machine_id', n.machine_id, 'application_id', a.application_id,
                        'attempt_id', a.attempt_id, 'rollout_id', a.rollout_id, 'changeset_id', a.changeset_id,
-                       'group_id', a.group_id, 'arch', a.arch, 'from_version', a.from_version, 'to_version', a.to_version,
+                       'group_id', a.group_id, 'arch', a.arch, 'from_version', a.from_version,
+                       'to_version', a.to_version,
                        'version', a.from_version, 'boot_id', a.boot_id, 'state_after', 'offered', 'applied', true,
                        'source', 'grant', 'facts', n.facts),
                    a.attempt_id::text

@@ -56,7 +56,7 @@ async def test_a_rollout_survives_the_death_of_every_process(tmp_path: Path) -> 
     """SIGKILL for each service, for Postgres and for RabbitMQ, one after the other, while 500 nodes update."""
     async with running(tmp_path, "--bus", "rabbitmq", *QUICK_TICKS) as up, operating(up) as operator:
         # Some nodes of the first release roll back, which its policy allows, so that such reports are at stake too.
-        await operator.prepare(allowed_bad_rate=0.4, concurrency=60, hold_budget=30)
+        await operator.prepare(allowed_bad_rate=0.4, concurrency=20, hold_budget=20)
         await operator.publish(OLD)
         await operator.promote(OLD)
         agent = NativeAgent(up.ready.services["telemetry"].url)
@@ -73,12 +73,15 @@ async def test_a_rollout_survives_the_death_of_every_process(tmp_path: Path) -> 
             spool = up.data / "spool" / "update_check" / "reports.ndjson"
             for place, name in enumerate(KILLED):
                 # Tied to progress and not to time: each death meets a rollout that is under way.
-                goal = 20 + place * 45
+                goal = 15 + place * 40
                 await until(
                     lambda goal=goal: statistics.running[NEW] >= goal,
                     f"{goal} nodes run {NEW}, before {name} is killed",
                     seconds=60,
                     explain=progress,
+                )
+                assert statistics.running[NEW] < 0.8 * NODES, (
+                    f"the rollout was as good as over before {name} was killed"
                 )
                 killed[name] = up.kill(name)
                 if name == "postgres":
@@ -88,7 +91,6 @@ async def test_a_rollout_survives_the_death_of_every_process(tmp_path: Path) -> 
                     await up.is_back("update_check", instead_of=former)
                 if name != "rabbitmq":
                     await up.is_back(name, instead_of=killed[name])
-            assert statistics.running[NEW] < 0.9 * NODES, "the rollout was over before all had been killed"
             await up.is_back("rabbitmq", instead_of=killed["rabbitmq"])
             done = await operator.rollout_becomes(rollout_id, "completed", seconds=90)
 

@@ -534,3 +534,30 @@ async def test_concurrent_batches_on_the_same_nodes_lose_nothing(pool):
     )
     assert fresh == seen == recorded
     assert open_twice == []
+
+
+async def test_a_report_that_cannot_be_stored_fails_alone(pool):
+    """A name that no row takes, a text that Postgres cannot hold: their neighbours are recorded all the same."""
+
+    def named(machine_id: str, number: int) -> Observation:
+        return Observation(
+            event_id=uuid.uuid4(),
+            kind=Kind.POLL,
+            source=Source.NATIVE,
+            node_id=uuid.UUID(int=number),
+            application_id=NODE,
+            machine_id=machine_id,
+            version=FROM,
+            boot_id="a",
+            at=EPOCH,
+        )
+
+    reporter = FleetReporter(pool)
+    outcomes = await reporter.submit_many([named("a", 1), named("x" * 129, 2), named("b", 3), named("n\0", 4)])
+    alone = await reporter.submit(named("c", 5))
+    await reporter.close()
+
+    assert [outcome.status.value for outcome in outcomes] == ["recorded", "refused", "recorded", "refused"]
+    assert alone.status.value == "recorded"
+    rows = await pool.fetch("SELECT machine_id FROM fleet.nodes ORDER BY 1")
+    assert [row[0] for row in rows] == ["a", "b", "c"]

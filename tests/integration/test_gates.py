@@ -457,7 +457,9 @@ async def test_what_rolled_back_is_not_offered_again_until_it_is_lifted(pool, wo
     await halt(pool, world.changeset_id)
     await resume(pool, world.changeset_id)
     assert await statuses(pool, world, nodes, boot="b") == ["quarantined"]
-    await pool.execute("DELETE FROM fleet.quarantine")
+    lift = "SELECT fleet.lift_quarantine_v1($1, $2, 'repaired', 'ana', gen_random_uuid(), 'control')"
+    assert await pool.fetchval(lift, nodes[0], world.changeset_id)
+    assert not await pool.fetchval(lift, nodes[0], world.changeset_id)
     assert await statuses(pool, world, nodes, boot="b") == ["granted"]
 
 

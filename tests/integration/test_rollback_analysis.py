@@ -350,7 +350,7 @@ async def braked(lab: Lab, world: World) -> str | None:
 
 async def test_blindness_brakes_and_sight_releases(lab):
     """Contacts that fall away brake what is rolled out, with an event; when they are back it goes on."""
-    seen, unseen = {"contacts": {"": 30}, "expected": {"": 30.0}}, {"contacts": {"": 1}, "expected": {"": 30.0}}
+    seen, unseen = {"contacts": {"": 60}, "expected": {"": 60.0}}, {"contacts": {"": 1}, "expected": {"": 60.0}}
     async with lab.judging():
         world = await make_world(lab.connection)
         await lab.announce(world)
@@ -374,12 +374,12 @@ async def test_one_sites_sight_does_not_release_while_another_is_blind(lab):
     async with lab.judging():
         world = await make_world(lab.connection)
         await lab.announce(world)
-        expected = {"east": 30.0, "west": 30.0}
+        expected = {"east": 30.0, "west": 60.0}
         await lab.tick(contacts={"east": 0, "west": 0}, expected=expected)
         assert await braked(lab, world) is not None
-        await lab.tick(contacts={"east": 30, "west": 0}, expected=expected)
+        await lab.tick(contacts={"east": 60, "west": 0}, expected=expected)
         assert await braked(lab, world) is not None
-        await lab.tick(contacts={"east": 30, "west": 30}, expected=expected)
+        await lab.tick(contacts={"east": 60, "west": 60}, expected=expected)
         assert await braked(lab, world) is None
 
 
@@ -399,13 +399,13 @@ async def test_what_was_halted_while_blind_comes_back_without_the_brake(lab):
     async with lab.judging():
         world = await make_world(lab.connection)
         await lab.announce(world)
-        await lab.tick(contacts={"": 0}, expected={"": 30.0})
+        await lab.tick(contacts={"": 0}, expected={"": 60.0})
         assert await braked(lab, world) is not None
         await lab.connection.fetchval(
             "SELECT control.halt_changeset_v1($1, 'look', 'ana', NULL, gen_random_uuid(), 'control')",
             world.changeset_id,
         )
-        await lab.tick(contacts={"": 30}, expected={"": 30.0})
+        await lab.tick(contacts={"": 60}, expected={"": 60.0})
         await lab.settle()
         await lab.connection.fetchval(
             "SELECT control.resume_changeset_v1($1, 'fine', 'ana', gen_random_uuid())", world.changeset_id
@@ -434,9 +434,9 @@ async def test_silence_is_judged_by_observed_time_only(lab):
         await lab.tick(1.0, times=3)
         assert await states(lab) == {"staged": 3}
         for _ in range(50):
-            await lab.tick(100.0, contacts={"": 0}, expected={"": 30.0})
+            await lab.tick(100.0, contacts={"": 0}, expected={"": 60.0})
         assert await states(lab) == {"staged": 3}
-        await lab.tick(1.0, contacts={"": 30}, expected={"": 30.0})
+        await lab.tick(1.0, contacts={"": 60}, expected={"": 60.0})
         await lab.tick(9.0, times=10)
         assert await states(lab) == {"staged": 3}
         await lab.tick(9.0, times=12)

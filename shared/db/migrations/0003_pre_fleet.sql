@@ -237,8 +237,9 @@ BEGIN
         END IF;
 
         boot_is_new := r.boot_id <> n.boot_id;
-        -- A boot that was never seen is news, whatever the node's clock says; only a former one may be an old report.
-        in_order := r.at >= n.boot_seen_at OR NOT (r.boot_id = ANY (n.former_boot_ids));
+        -- A boot that was never seen is news, whatever a native node's own clock says; only a former one may be an old
+        -- report. Omaha reports have our clock, and those that were spooled are old even where their boot is unknown.
+        in_order := r.at >= n.boot_seen_at OR (r.source = 'native' AND NOT (r.boot_id = ANY (n.former_boot_ids)));
         IF boot_is_new AND in_order AND NOT n.cloned AND r.boot_id = ANY (n.former_boot_ids)
            AND r.boot_id NOT LIKE 'unknown-%' THEN
             n.cloned := true;
