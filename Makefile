@@ -23,7 +23,7 @@ help: ## Show this list
 
 setup: ## Make .venv with everything in it (.venv/bin/uneventful)
 	@sh deploy/bootstrap setup "$(PYTHON)"
-	@$(MAKE) --no-print-directory $(STAMP)
+	@$(MAKE) -s --no-print-directory $(STAMP)
 
 # The stamp is written last: a cut-short installation is done again, a complete one is left alone.
 $(STAMP): pyproject.toml
@@ -38,17 +38,17 @@ $(STAMP): pyproject.toml
 
 demo: ## Roll out a good release and a bad one to simulated nodes, and watch the bad one being halted
 	@sh deploy/bootstrap demo "$(PYTHON)"
-	@$(MAKE) --no-print-directory $(STAMP)
+	@$(MAKE) -s --no-print-directory $(STAMP)
 	@$(BIN)/uneventful demo $(DEMO_ARGS)
 
 up: ## Run all of Uneventful on this machine until Ctrl-C
 	@sh deploy/bootstrap demo "$(PYTHON)"
-	@$(MAKE) --no-print-directory $(STAMP)
+	@$(MAKE) -s --no-print-directory $(STAMP)
 	@$(BIN)/uneventful up $(UP_ARGS)
 
 test: ## Run all tests, on a real Postgres and a real RabbitMQ of their own
 	@sh deploy/bootstrap test "$(PYTHON)"
-	@$(MAKE) --no-print-directory $(STAMP)
+	@$(MAKE) -s --no-print-directory $(STAMP)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: setup ## Check style, formatting and the walls between packages
@@ -61,7 +61,7 @@ types: setup ## Check types (mypy, strict)
 
 bench: ## Measure the hot paths and print the ratios with their raw figures
 	@sh deploy/bootstrap test "$(PYTHON)"
-	@$(MAKE) --no-print-directory $(STAMP)
+	@$(MAKE) -s --no-print-directory $(STAMP)
 	@$(BIN)/python tests/bench $(BENCH_ARGS)
 
 clean: ## Remove .venv, caches and what builds left

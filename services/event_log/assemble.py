@@ -13,7 +13,7 @@ import orjson
 
 from shared.errors import EventInvalid
 from shared.events import canonical_event, decode
-from shared.events.codec import MAX_DEPTH
+from shared.events.codec import MAX_DEPTH, check_data
 from shared.events.registry import TYPE_PATTERN
 from shared.ledger import chain_hash, microseconds
 
@@ -118,6 +118,7 @@ def _canonical(row: Mapping[str, Any], seq: int, recorded_at: datetime) -> bytes
             raise EventInvalid(f"{row['type'][:80]!r} is no event type: name it <entity>.<past tense>.v<major>")
         if not isinstance(data, dict):
             raise EventInvalid("its data is no object")
+    check_data(row["type"], text)
     return raw
 
 

@@ -16,6 +16,7 @@ from services.rollback_analysis.translate import fold_input_of
 from services.rollback_analysis.verdicts import Halt, Verdict
 from shared.clock import Clock
 from shared.db.pool import connect, is_transient
+from shared.events import EVENT_TYPES
 from shared.ids import IdSource
 from shared.ledger import LedgerEntry, LedgerFollower, checkpoint
 from shared.observability.metrics import METRICS
@@ -32,10 +33,10 @@ _log = structlog.get_logger()
 
 
 def judge(fold: Fold, entries: Iterable[LedgerEntry]) -> list[tuple[int, Verdict]]:
-    """Apply entries in order; returns (ordinal within its seq, verdict)."""
+    """Apply entries in order; returns (ordinal within its seq, verdict). Types that are not known decide nothing."""
     verdicts: list[tuple[int, Verdict]] = []
     for entry in entries:
-        data = fold_input_of(entry.type, entry.data)
+        data = fold_input_of(entry.type, entry.data) if entry.type in EVENT_TYPES else None
         if data is not None:
             verdicts.extend(enumerate(fold.apply(entry.seq, entry.recorded_at, entry.type, data)))
     return verdicts

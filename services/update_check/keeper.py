@@ -18,6 +18,7 @@ from shared.clock import Clock
 from shared.db.listen import listen
 from shared.db.pool import is_transient
 from shared.errors import Unavailable
+from shared.events import EVENT_TYPES
 from shared.ledger import CHANNEL, read
 from shared.observability.metrics import METRICS
 
@@ -156,7 +157,8 @@ class SnapshotKeeper:
                     head = (await read_gates(connection)).head_seq
                     entries = await read(connection, after=self._followed_seq, limit=BATCH, types=FOLLOWED)
                 for entry in entries:
-                    self.standings.apply(entry.data, entry.type)
+                    if entry.type in EVENT_TYPES:
+                        self.standings.apply(entry.data, entry.type)
                 more = len(entries) == BATCH
                 self._followed_seq = entries[-1].seq if more else max(head, entries[-1].seq if entries else 0)
                 self._followed_at = started

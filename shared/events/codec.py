@@ -168,6 +168,28 @@ def decode_data(envelope: Envelope, registry: Registry = EVENT_TYPES) -> EventDa
         raise EventInvalid(f"event {envelope.id} of type {envelope.type}: {fault}") from fault
 
 
+def check_data(event_type: str, data: str | bytes, registry: Registry = EVENT_TYPES) -> None:
+    """Refuse data that no follower could read; a type that is not known here is not judged.
+
+    Args:
+        event_type: The type's name.
+        data: The data as JSON.
+        registry: Where the types are.
+
+    Raises:
+        EventInvalid: The type is known, and the data does not fit it.
+    """
+    if event_type not in registry:
+        return
+    _, upcasts = registry.chain(event_type)
+    if upcasts:
+        return
+    try:
+        _data_decoder(registry[event_type].data).decode(data)
+    except (msgspec.MsgspecError, RecursionError) as fault:
+        raise EventInvalid(f"its data does not fit {event_type}: {fault}") from fault
+
+
 @functools.cache
 def _data_decoder(data: type[EventData]) -> msgspec.json.Decoder[EventData]:
     return msgspec.json.Decoder(data)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from shared.domain.policy import Policy
+from shared.events import asyncapi
 from shared.settings import ServiceSettings, describe
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +60,12 @@ def test_the_policy_page_names_every_field():
 
     for field in msgspec.structs.fields(Policy):
         assert f"`{field.name}`" in page
+
+
+def test_the_asyncapi_file_is_the_one_that_the_registry_makes():
+    """The checked-in document of the events is current."""
+    page = (ROOT / "docs/reference/asyncapi.yaml").read_text(encoding="utf-8")
+    assert page == asyncapi.rendered(), "run: .venv/bin/python -m shared.events.asyncapi --write"
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")), ids=lambda p: p.name)

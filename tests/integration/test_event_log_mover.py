@@ -154,7 +154,9 @@ async def test_poison_is_set_aside_and_the_rest_goes_on(pool, mover):
     await insert("policy.changed.v1", "", "{}")
     await insert("policy.changed.v1", "k", "[1]")
     await insert("policy.changed.v1", "k", '{"a":' * 40 + "{}" + "}" * 40)
-    await insert("policy.changed.v1", "k", "{}", subject="evil")
+    await insert("policy.changed.v1", "k", '{"policy_version": "new"}')
+    fitting = '{"policy_version": 1, "subject": "s", "what": "w", "by": "b"}'
+    await insert("policy.changed.v1", "k", fitting, subject="evil")
     await append(pool, good[4:])
     await pool.execute("ALTER TABLE event_log.ledger ADD CONSTRAINT no_evil CHECK (subject <> 'evil')")
 
@@ -162,9 +164,9 @@ async def test_poison_is_set_aside_and_the_rest_goes_on(pool, mover):
 
     assert [entry.event_id for entry in await read(pool, after=0, limit=100)] == [each.event_id for each in good]
     reasons = [row["error"] for row in await pool.fetch("SELECT error FROM event_log.set_aside ORDER BY position")]
-    assert len(reasons) == 7
+    assert len(reasons) == 8
     for reason, says in zip(
-        reasons, ("infinity", "regex", "bytes", "length", "no object", "deeper", "no_evil"), strict=True
+        reasons, ("infinity", "regex", "bytes", "length", "no object", "deeper", "does not fit", "no_evil"), strict=True
     ):
         assert says in reason
     assert await pool.fetchval("SELECT count(*) FROM event_log.inbox") == 0

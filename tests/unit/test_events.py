@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,8 +34,6 @@ from shared.testing.ids import SequentialIds
 
 EXAMPLES = sorted(asyncapi.EXAMPLES.glob("*.json"))
 SORTED = orjson.OPT_SORT_KEYS
-# Beside the tests, not beside the package: the package may be an installed wheel.
-PLACE = Path(__file__).parents[2] / "docs" / "reference" / "asyncapi.yaml"
 
 
 def example(name: str) -> dict[str, Any]:
@@ -240,9 +237,8 @@ def test_data_that_is_no_json_is_refused():
         encode(envelope)
 
 
-def test_the_asyncapi_file_is_the_one_that_the_registry_makes(capsys):
-    """The checked-in document is current, and is YAML for others too."""
-    assert PLACE.read_text(encoding="utf-8") == asyncapi.rendered(), "run python -m shared.events.asyncapi --write"
+def test_the_asyncapi_document_is_yaml_for_others_too(capsys):
+    """What the registry makes can be read by any YAML reader, and printed."""
     assert yaml.safe_load(asyncapi.rendered()) == orjson.loads(orjson.dumps(asyncapi.document()))
     assert asyncapi.main([]) == 0
     assert capsys.readouterr().out == asyncapi.rendered()

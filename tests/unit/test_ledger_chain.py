@@ -23,6 +23,9 @@ from shared.testing.clock import EPOCH, ManualClock
 from shared.testing.ledger import MemoryLedger
 
 
+DATA = {"policy_version": 1, "subject": "s", "what": "w", "by": "b"}
+
+
 def row(number: int, **changes: object) -> dict[str, Any]:
     return {
         "event_id": uuid.UUID(int=number),
@@ -31,7 +34,7 @@ def row(number: int, **changes: object) -> dict[str, Any]:
         "subject": "policy",
         "partition_key": "policy",
         "occurred_at": EPOCH + timedelta(seconds=number),
-        "data": orjson.dumps({"n": number}).decode(),
+        "data": orjson.dumps(DATA | {"policy_version": number}).decode(),
         "correlation_id": None,
         "causation_id": None,
         "traceparent": None,
@@ -82,6 +85,7 @@ def test_batches_of_any_size_make_a_whole_chain(sizes, back):
     "changes",
     [
         {"data": "[1]"},
+        {"data": '{"policy_version": "new"}'},
         {"data": "1" + "0" * 400},
         {"type": "x"},
         {"type": "a.b.v0"},
@@ -111,7 +115,7 @@ def test_a_batch_of_poison_moves_nothing():
 
 def test_what_looks_odd_and_is_well_enters():
     """Brackets in texts are no depth."""
-    batch = assemble(START, [row(1, data=orjson.dumps({"a": "{" * 99}).decode(), traceparent="junk")], EPOCH)
+    batch = assemble(START, [row(1, data=orjson.dumps(DATA | {"a": "{" * 99}).decode(), traceparent="junk")], EPOCH)
     assert len(batch.rows) == 1
     assert decode(batch.rows[0][9]).traceparent is None
 
