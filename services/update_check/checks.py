@@ -32,7 +32,7 @@ DECISIONS = METRICS.counter("uneventful_update_decisions", "Polls judged, by wha
 SPOOLED = METRICS.counter("uneventful_reports_spooled", "Reports kept on disk since Postgres was away.")
 
 RETRY_LATER_S = 300.0
-"""How long a refusal because of failed attempts is remembered before the database is asked again."""
+"""How long a refusal because of failed attempts is remembered at most before the database is asked again."""
 PACE_FULL_S = 0.25
 """How long a full pace is believed when the database said so and this process did not know."""
 
@@ -220,7 +220,8 @@ class Checks:
             return Granted(rollout, result.token)
         reason = _REASONS[result.status]
         if reason in {Reason.RETRY_LATER, Reason.ATTEMPTS_SPENT}:
-            standings.retries[poll.key] = (rollout.changeset_id, self._clock.monotonic() + RETRY_LATER_S)
+            again_at = self._clock.monotonic() + min(RETRY_LATER_S, rollout.retry_after_s)
+            standings.retries[poll.key] = (rollout.changeset_id, again_at)
         elif reason is Reason.QUARANTINED:
             standings.quarantine(poll.key, rollout.changeset_id)
         elif reason is Reason.CLONED:

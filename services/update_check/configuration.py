@@ -28,6 +28,7 @@ class RolloutView:
     braked_reason: str | None
     changeset_pace: int
     suspended: bool
+    retry_after_s: float
     answer: UpdateAnswer
     _newer: dict[str, bool | None] = field(default_factory=dict, repr=False, compare=False)
 

@@ -20,6 +20,7 @@ SELECT group_id, application_id, name, selector, updates_enabled,
 -- name: rollouts
 -- Every active rollout with the gate of its changeset.
 SELECT o.rollout_id, o.group_id, o.changeset_id, o.arch, o.state, o.pace AS group_pace, c.version,
+       coalesce((o.policy ->> 'retry_after_s')::double precision, 3600) AS retry_after_s,
        g.state AS gate_state, g.braked_reason, g.pace AS changeset_pace,
        EXISTS (SELECT 1 FROM control.payloads p JOIN control.suspended_payloads s USING (sha256)
                 WHERE p.changeset_id = o.changeset_id) AS suspended

@@ -123,6 +123,7 @@ async def read_configuration(connection: Connection, distribution_url: str) -> C
             braked_reason=row["braked_reason"],
             changeset_pace=row["changeset_pace"],
             suspended=row["suspended"],
+            retry_after_s=row["retry_after_s"],
             answer=answers[changeset_id],
         )
     groups: defaultdict[uuid.UUID, list[GroupView]] = defaultdict(list)

@@ -100,4 +100,6 @@ def _configure_standard_library(first: list[Any], level: LogLevel, *, pretty: bo
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(_LEVELS[level], logging.WARNING))
+    # While Postgres is away it writes a traceback for each connection that it cannot open; we say it once, ourselves.
+    logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)

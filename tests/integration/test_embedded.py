@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -59,17 +60,24 @@ async def until(condition, *, seconds: float = 15.0) -> None:
         await asyncio.sleep(0.02)
 
 
+def is_there(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def all_gone(processes: list[psutil.Process]) -> bool:
-    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+    return not any(is_there(process) for process in processes)
 
 
 def listening_addresses(pid: int) -> set[str]:
-    return {
-        connection.laddr.ip
-        for process in descendants(pid)
-        for connection in process.net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    found = set()
+    for process in descendants(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):  # workers of Postgres come and go
+            connections = process.net_connections(kind="inet")
+            found |= {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
+    return found
 
 
 async def test_postgres_serves_and_keeps_its_data_over_a_restart(state: Path) -> None:

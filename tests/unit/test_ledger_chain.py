@@ -22,7 +22,6 @@ from shared.ledger.entry import LedgerEntry
 from shared.testing.clock import EPOCH, ManualClock
 from shared.testing.ledger import MemoryLedger
 
-
 DATA = {"policy_version": 1, "subject": "s", "what": "w", "by": "b"}
 
 

@@ -80,7 +80,9 @@ def test_nodes_that_make_up_facts_fill_no_memory():
 
 def view(version: str) -> RolloutView:
     some = uuid.UUID(int=1)
-    return RolloutView(some, some, some, version, "running", 1, "open", None, 1, suspended=False, answer=None)
+    return RolloutView(
+        some, some, some, version, "running", 1, "open", None, 1, suspended=False, retry_after_s=60.0, answer=None
+    )
 
 
 def test_a_changeset_is_newer_equal_or_cannot_be_compared():

@@ -52,6 +52,7 @@ class Case:
                 "braked_reason": None,
                 "changeset_pace": 10,
                 "suspended": False,
+                "retry_after_s": 3_600.0,
                 "answer": None,
             }
             | self.rollout
