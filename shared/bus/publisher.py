@@ -61,11 +61,22 @@ def _publish_frame(channel: int, exchange: str, routing_key: str) -> bytes:
     return _frame(_METHOD, channel, payload)
 
 
+def _traceparent(raw: bytes) -> str | None:
+    """The event's trace context, without decoding the event: its keys are sorted, so it follows ``specversion``."""
+    start = raw.rfind(b'"traceparent":"')
+    if start < 0 or start < raw.rfind(b'"specversion":"1.0"'):
+        return None
+    start += len(b'"traceparent":"')
+    return raw[start : start + 55].decode("ascii", "replace")
+
+
 def frames(message: Message, *, channel: int, exchange: str, frame_max: int) -> bytes:
     """The frames of one publish: method, header with properties, body in parts that fit ``frame_max``.
 
-    The CloudEvents attributes that consumers route on are mirrored in headers named ``cloudEvents_*``.
+    The CloudEvents attributes that consumers route on are mirrored in headers named ``cloudEvents_*``; the trace context
+    in which it happened is in ``traceparent``, where instrumented consumers look for it.
     """
+    traceparent = _traceparent(message.raw)
     headers = b"".join(
         (
             _SPEC_VERSION,
@@ -75,6 +86,7 @@ def frames(message: Message, *, channel: int, exchange: str, frame_max: int) -> 
             _header("cloudEvents_partitionkey", message.partition_key),
             _header("cloudEvents_sequence", f"{message.seq:020d}"),
             b"" if message.correlation_id is None else _header("cloudEvents_correlationid", message.correlation_id),
+            b"" if traceparent is None else _header("traceparent", traceparent),
         )
     )
     properties = b"%b%b%b%b%b%b" % (

@@ -717,6 +717,7 @@ $function$;
 CREATE OR REPLACE FUNCTION fleet.expected_contacts_v1(p_interval_s double precision)
  RETURNS TABLE(site text, expected double precision)
  LANGUAGE plpgsql
+ SET enable_nestloop TO 'off'
 AS $function$
 BEGIN
     IF NOT EXISTS (SELECT 1 FROM fleet.idle_estimates e WHERE e.estimated_at > clock_timestamp() - interval '30 s') THEN

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
 import orjson
 
+from services.standalone.errors import AlreadyRunning, StartFailed
 from services.standalone.postgres import PostgresServer
 from services.standalone.processes import LeashedProcess, free_ports, plain_environment, tail
 from services.standalone.rabbitmq import RabbitNode
@@ -27,6 +29,9 @@ from shared.db.pool import set_codecs
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+TRIES = 3
+
+S = TypeVar("S", PostgresServer, RabbitNode)
 
 
 class BenchFailedError(Exception):
@@ -61,21 +66,38 @@ class Stack:
     async def postgres(self) -> PostgresServer:
         """A durable server (fsync, full-page writes and synchronous commit are on), started once."""
         if self._postgres is None:
-            server = PostgresServer(self.directory / "postgres", port=free_ports(1)[0], durable=True)
-            self._exits.push_async_callback(server.stop)
-            await server.start()
-            self._postgres = server
+            self._postgres = await self._begin(
+                lambda number: PostgresServer(
+                    self.directory / f"postgres-{number}", port=free_ports(1)[0], durable=True
+                )
+            )
         return self._postgres
 
     async def rabbitmq(self) -> RabbitNode:
         """A broker, started once."""
         if self._rabbitmq is None:
-            amqp, dist, epmd = free_ports(3)
-            node = RabbitNode(self.directory / "rabbitmq", amqp_port=amqp, dist_port=dist, epmd_port=epmd)
-            self._exits.push_async_callback(node.stop)
-            await node.start()
-            self._rabbitmq = node
+
+            def make(number: int) -> RabbitNode:
+                amqp, dist, epmd = free_ports(3)
+                directory = self.directory / f"rabbitmq-{number}"
+                return RabbitNode(directory, amqp_port=amqp, dist_port=dist, epmd_port=epmd)
+
+            self._rabbitmq = await self._begin(make)
         return self._rabbitmq
+
+    async def _begin(self, make: Callable[[int], S]) -> S:
+        """Start a server; again on other ports where somebody took them in the moment between."""
+        for number in itertools.count(1):
+            server = make(number)
+            self._exits.push_async_callback(server.stop)
+            try:
+                await server.start()
+            except (StartFailed, AlreadyRunning):
+                if number == TRIES:
+                    raise
+            else:
+                return server
+        raise AssertionError
 
     async def database(self, name: str, *, migrated: bool = True) -> str:
         """URL of a new database."""

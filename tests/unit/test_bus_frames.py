@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pamqp.frame
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import commands
@@ -12,6 +13,8 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from shared.bus.publisher import frames
+from shared.events import NewEvent
+from shared.events.codec import encode_new
 from shared.ledger import LedgerEntry
 from shared.testing.clock import EPOCH
 
@@ -68,3 +71,43 @@ def test_frames_read_back(raw, subject, key, correlation, seq, frame_max):  # no
     assert properties.headers == expected
     assert all(isinstance(body, ContentBody) and len(body.value) <= frame_max - 8 for body in bodies)
     assert b"".join(body.value for body in bodies) == raw
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "subject"),
+    [
+        ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "nodes/1"),
+        (None, "nodes/1"),
+        (None, '"traceparent":"00-forged'),
+    ],
+)
+def test_the_trace_context_is_a_header(traceparent, subject):
+    """An event's trace context is where instrumented consumers look; text that looks like one is not taken for it."""
+    data = {"reason": '"traceparent":"', "traceparent": "in the data"}
+    event = NewEvent(
+        type="update.offered.v1",
+        subject=subject,
+        partition_key="1",
+        data=data,
+        event_id=uuid.UUID(int=1),
+        time=EPOCH,
+        source="/x",
+        traceparent=traceparent,
+    )
+    entry = LedgerEntry(
+        seq=1,
+        event_id=event.event_id,
+        type=event.type,
+        subject=subject,
+        partition_key="1",
+        correlation_id=None,
+        recorded_at=EPOCH,
+        occurred_at=EPOCH,
+        hash=b"",
+        raw=encode_new(event),
+    )
+    left = frames(entry, channel=1, exchange="e", frame_max=5000)
+    size, _, _ = pamqp.frame.unmarshal(left)
+    _, _, header = pamqp.frame.unmarshal(left[size:])
+
+    assert header.properties.headers.get("traceparent") == traceparent

@@ -82,7 +82,11 @@ CREATE TABLE fleet.idle_estimates (
 -- fleet.expected_contacts_v1: contacts to be expected in an interval (seconds) from nodes that are not updating and were
 -- heard within the last day, by the poll interval of their group. The count is kept for 30 s: it reads every node.
 CREATE FUNCTION fleet.expected_contacts_v1(p_interval_s double precision)
-RETURNS TABLE (site text, expected double precision) LANGUAGE plpgsql AS $$
+RETURNS TABLE (site text, expected double precision) LANGUAGE plpgsql
+-- The plan is kept, and may be older than the fleet: nodes must not be met with attempts one by one, as it would have
+-- been best for the empty tables of the first call.
+SET enable_nestloop = off
+AS $$
 BEGIN
     IF NOT EXISTS (SELECT 1 FROM fleet.idle_estimates e WHERE e.estimated_at > clock_timestamp() - interval '30 s') THEN
         DELETE FROM fleet.idle_estimates;
