@@ -60,6 +60,8 @@ GRACE_PER_SILENCE: Final = 2.4
 """The default grace after an outage, in silence deadlines: 6 h at 2.5 h (update_engine backs off to 4 h)."""
 BLIND_EXPECTED: Final = 40.0
 """A site is judged each time so many contacts were to be expected of it."""
+BLIND_WINDOW_S: Final = 10.0
+"""And over no less time than this: contacts are written in batches, so that a second or two may look empty."""
 BLIND_SHARE: Final = 1.0 / 3.0
 """Fewer contacts than this share of the expected: blind."""
 FORSAKEN_S: Final = 86_400.0
@@ -359,11 +361,12 @@ class _Changeset:
 
 @dataclass(slots=True)
 class _Site:
-    """Contacts heard and expected since the last judgement; for how long none have been to be expected."""
+    """Contacts heard and expected since the last judgement, and how long ago it is; how long none were expected."""
 
     contacts: int = 0
     expected: float = 0.0
     forsaken_s: float = 0.0
+    window_s: float = 0.0
 
 
 class Fold:
@@ -895,11 +898,13 @@ class Fold:
             site.contacts += data.contacts.get(name, 0)
             expected = data.expected.get(name, 0.0)
             site.expected += expected
+            site.window_s += min(gap, TICK_CAP_S)
             site.forsaken_s = 0.0 if expected > 0.0 else site.forsaken_s + min(gap, TICK_CAP_S)
-            if site.expected >= BLIND_EXPECTED:
+            if site.expected >= BLIND_EXPECTED and site.window_s >= BLIND_WINDOW_S:
                 self._see(seq, name, site, verdicts, blind=site.contacts < site.expected * BLIND_SHARE)
                 site.contacts = 0
                 site.expected = 0.0
+                site.window_s = 0.0
             elif site.forsaken_s >= FORSAKEN_S:
                 self._see(seq, name, site, verdicts, blind=False)
                 del self._sites[name]
@@ -1076,7 +1081,7 @@ class Fold:
                 "lagging": self._lagging,
                 "blind_sites": sorted(self._blind_sites),
                 "sites": {
-                    name: [site.contacts, site.expected.hex(), site.forsaken_s.hex()]
+                    name: [site.contacts, site.expected.hex(), site.forsaken_s.hex(), site.window_s.hex()]
                     for name, site in sorted(self._sites.items())
                 },
             },
@@ -1108,8 +1113,8 @@ class Fold:
         fold._lagging = state["lagging"]
         fold._blind_sites = set(state["blind_sites"])
         fold._sites = {
-            name: _Site(contacts, float.fromhex(expected), float.fromhex(forsaken_s))
-            for name, (contacts, expected, forsaken_s) in state["sites"].items()
+            name: _Site(contacts, float.fromhex(expected), float.fromhex(forsaken_s), float.fromhex(window_s))
+            for name, (contacts, expected, forsaken_s, window_s) in state["sites"].items()
         }
         for changeset in sorted(map(_Changeset.restored, changeset_rows), key=lambda one: one.first_seq):
             fold._changesets[changeset.changeset_id] = changeset

@@ -30,6 +30,8 @@ FOLLOW_GAP_S = 0.1
 """Looks at the ledger are at least this far apart: under thousands of reports a second, one look for each of the
 mover's batches would cost more than the polls. Halts and paces do not come this way."""
 FOLLOWED = ("update.#", "node.quarantined.v1", "node.cloned.v1")
+READ = frozenset(EVENT_TYPES) - {"update.download_started.v1", "update.downloaded.v1"}
+"""What is decoded: a node that fetches what it was offered is decided on as one that has the offer."""
 
 
 SNAPSHOT_AGE = METRICS.gauge("uneventful_snapshot_age_seconds", "Age of the snapshot that decisions are made from.")
@@ -157,7 +159,7 @@ class SnapshotKeeper:
                     head = (await read_gates(connection)).head_seq
                     entries = await read(connection, after=self._followed_seq, limit=BATCH, types=FOLLOWED)
                 for entry in entries:
-                    if entry.type in EVENT_TYPES:
+                    if entry.type in READ:
                         self.standings.apply(entry.data, entry.type)
                 more = len(entries) == BATCH
                 self._followed_seq = entries[-1].seq if more else max(head, entries[-1].seq if entries else 0)

@@ -354,12 +354,13 @@ async def test_blindness_brakes_and_sight_releases(lab):
     async with lab.judging():
         world = await make_world(lab.connection)
         await lab.announce(world)
-        await lab.tick(**seen)
+        await lab.tick()
+        await lab.tick(10.0, **seen)
         assert await braked(lab, world) is None
-        await lab.tick(**unseen)
+        await lab.tick(10.0, **unseen)
         assert "contacts_missing" in (await braked(lab, world) or "")
         assert await lab.offer(world, 3) == []
-        await lab.tick(**seen)
+        await lab.tick(10.0, **seen)
         assert await braked(lab, world) is None
         assert len(await lab.offer(world, 3)) == 3
         await lab.settle()
@@ -374,12 +375,13 @@ async def test_one_sites_sight_does_not_release_while_another_is_blind(lab):
     async with lab.judging():
         world = await make_world(lab.connection)
         await lab.announce(world)
-        expected = {"east": 30.0, "west": 60.0}
-        await lab.tick(contacts={"east": 0, "west": 0}, expected=expected)
+        expected = {"east": 45.0, "west": 60.0}
+        await lab.tick()
+        await lab.tick(10.0, contacts={"east": 0, "west": 0}, expected=expected)
         assert await braked(lab, world) is not None
-        await lab.tick(contacts={"east": 60, "west": 0}, expected=expected)
+        await lab.tick(10.0, contacts={"east": 60, "west": 0}, expected=expected)
         assert await braked(lab, world) is not None
-        await lab.tick(contacts={"east": 60, "west": 60}, expected=expected)
+        await lab.tick(10.0, contacts={"east": 60, "west": 60}, expected=expected)
         assert await braked(lab, world) is None
 
 
@@ -399,13 +401,14 @@ async def test_what_was_halted_while_blind_comes_back_without_the_brake(lab):
     async with lab.judging():
         world = await make_world(lab.connection)
         await lab.announce(world)
-        await lab.tick(contacts={"": 0}, expected={"": 60.0})
+        await lab.tick()
+        await lab.tick(10.0, contacts={"": 0}, expected={"": 60.0})
         assert await braked(lab, world) is not None
         await lab.connection.fetchval(
             "SELECT control.halt_changeset_v1($1, 'look', 'ana', NULL, gen_random_uuid(), 'control')",
             world.changeset_id,
         )
-        await lab.tick(contacts={"": 60}, expected={"": 60.0})
+        await lab.tick(10.0, contacts={"": 60}, expected={"": 60.0})
         await lab.settle()
         await lab.connection.fetchval(
             "SELECT control.resume_changeset_v1($1, 'fine', 'ana', gen_random_uuid())", world.changeset_id
