@@ -254,6 +254,10 @@ def _late(node: NodeRow, attempt: AttemptRow, report: Report, *, rebooted: bool,
         return _Move(("committed",), (AttemptState.COMMITTED,), reason="late")
     if kind is Kind.ROLLED_BACK and rebooted and state in (AttemptState.RECALLED, AttemptState.FAILED):
         return _Move(("rolled_back",), applied=False, quarantine=True, reason=f"after_{state.value}")
+    given_up = state in (AttemptState.RECALLED, AttemptState.FAILED, AttemptState.ROLLED_BACK)
+    if kind is Kind.UPDATED and rebooted and on_target and given_up:
+        # It took what it was to take no more: no evidence, but to be seen.
+        return _Move(("committed",), applied=False, reason=f"after_{state.value}")
     if kind in _NO_NEWS:
         return _NOTHING
     return _Move((kind.value,), applied=False, reason=f"after_{state.value}")

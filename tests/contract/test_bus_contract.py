@@ -31,12 +31,26 @@ from shared.testing.ledger import MemoryLedger
 IDS = SequentialIds()
 
 
+# Enough for every type that these tests send; readers ignore what is not theirs.
+DATA = {
+    "subject": "é" * 10,
+    "what": "x",
+    "by": "ana",
+    "node_id": "n",
+    "contacts": {},
+    "expected": {},
+    "ingest_lag_s": 0.0,
+    "interval_s": 0.0,
+    "inbox_depth": 0,
+}
+
+
 def event(key: str = "k", number: int = 0, kind: str = "policy.changed.v1") -> NewEvent:
     return NewEvent(
         type=kind,
         subject=f"nodes/{key}",
         partition_key=key,
-        data={"policy_version": number, "subject": "é" * 10, "what": "x", "by": "ana"},
+        data=DATA | {"policy_version": number},
         event_id=IDS.uuid7(),
         time=EPOCH,
         source="/uneventful/test",

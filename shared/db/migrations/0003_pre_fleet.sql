@@ -311,6 +311,12 @@ BEGIN
                 applied := false;
                 quarantine := true;
                 move_reason := 'after_' || a.state;
+            ELSIF r.kind = 'updated' AND rebooted AND r.version = a.to_version
+                  AND a.state IN ('recalled', 'failed', 'rolled_back') THEN
+                -- It took what it was to take no more: no evidence, but to be seen.
+                moves := ARRAY['committed'];
+                applied := false;
+                move_reason := 'after_' || a.state;
             ELSIF r.kind NOT IN ('poll', 'ping', 'updated', 'deferred') THEN
                 moves := ARRAY[r.kind];
                 applied := false;
