@@ -73,8 +73,8 @@ def _traceparent(raw: bytes) -> str | None:
 def frames(message: Message, *, channel: int, exchange: str, frame_max: int) -> bytes:
     """The frames of one publish: method, header with properties, body in parts that fit ``frame_max``.
 
-    The CloudEvents attributes that consumers route on are mirrored in headers named ``cloudEvents_*``; the trace context
-    in which it happened is in ``traceparent``, where instrumented consumers look for it.
+    The CloudEvents attributes that consumers route on are mirrored in headers named ``cloudEvents_*``; the trace
+    context in which it happened is in ``traceparent``, where instrumented consumers look for it.
     """
     traceparent = _traceparent(message.raw)
     headers = b"".join(
