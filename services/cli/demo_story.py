@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -66,7 +66,6 @@ class Scene:
     version: str = ""
     rollout: Mapping[str, Any] | None = None
     statistics: FleetStatistics | None = None
-    lines: list[str] = field(default_factory=list)
 
 
 class GoodEnd(msgspec.Struct, frozen=True, kw_only=True):

@@ -65,7 +65,6 @@ class Analysis:
         self._clock = clock
         self._batch_events = batch_events
         self._wake = wake
-        self._leads = False
 
     async def run(self) -> None:
         """Lead and judge until cancelled."""
@@ -79,7 +78,6 @@ class Analysis:
                 _log.warning("analysis.postgres_away", error=type(error).__name__)
                 await asyncio.sleep(STANDBY_LOOK_S)
             finally:
-                self._leads = False
                 LEADS.set(0)
 
     async def ping(self) -> None:
@@ -92,7 +90,6 @@ class Analysis:
         try:
             while not await store.lead(connection):  # noqa: ASYNC110  # only Postgres knows when the lock is free
                 await asyncio.sleep(STANDBY_LOOK_S)
-            self._leads = True
             LEADS.set(1)
             fold = await store.load(connection)
             position = await checkpoint(connection, store.FOLLOWER)

@@ -21,7 +21,6 @@ from shared.omaha.request import App, Event, Request
 MAX_MACHINE_ID = 128
 MAX_VERSION = 128
 MAX_ARCH = 32
-MAX_ARCH = 32
 """As long as a changeset's arch may be: what is longer names none, and an event would not take it."""
 
 _KINDS = {
@@ -149,7 +148,7 @@ def observation_of(poll: Poll, event: Event | None, kind: ObservationKind, event
         boot_id=poll.boot_id,
         at=poll.at,
         group_id=poll.group.group_id if poll.group is not None else None,
-        arch=poll.arch if poll.arch is not None and len(poll.arch) <= MAX_ARCH else None,
+        arch=poll.arch,
         facts=facts_of(poll.request, app),
         address=poll.address,
         error_code=code,
