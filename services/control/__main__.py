@@ -41,7 +41,7 @@ async def keep_token(database_url: str, *, name: str, role: Role, replace: bool 
     try:
         token = make_token()
         store = Store(pool, ids=SystemIds(), clock=SystemClock())
-        await store.add_token(name, token_hash(token), role, replace=replace)
+        await store.tokens.add(name, token_hash(token), role, replace=replace)
         return token
     finally:
         await pool.close()

@@ -30,7 +30,7 @@ def make_app(settings: Settings) -> web.Application:
     clock = SystemClock()
 
     async def lookup(hashed: bytes) -> tuple[str, Role] | None:
-        return await app[STORE].token(hashed)
+        return await app[STORE].tokens.find(hashed)
 
     tokens = TokenCheck(lookup, clock=clock, remember_s=settings.token_cache_s)
     app = new_app(
@@ -72,9 +72,9 @@ async def complete_rollouts(app: web.Application) -> None:
     while True:
         started = time.monotonic()
         try:
-            for rollout_id in await store.complete_rollouts():
+            for rollout_id in await store.rollouts.complete_done():
                 _log.info("rollout.completed", rollout_id=str(rollout_id))
-            for rollout_id in await store.renew_rollouts():
+            for rollout_id in await store.rollouts.renew_done():
                 _log.info("rollout.renewed", rollout_id=str(rollout_id))
         except Exception as error:
             if not is_transient(error):

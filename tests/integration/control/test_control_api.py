@@ -565,7 +565,7 @@ async def test_a_rollout_completes_when_nothing_is_left(operator, app, fleet, st
     group_id = await operator.group()
     changeset_id = await operator.changeset("2.0.0")
     (rollout_id,) = await operator.promote(channel_id, changeset_id)
-    assert await store.complete_rollouts() == []
+    assert await store.rollouts.complete_done() == []
     good = await fleet.node("good", group_id, "1.0.0")
     bad = await fleet.node("bad", group_id, "1.0.0")
     await fleet.node("cloned", group_id, "1.0.0", cloned=True)
@@ -573,14 +573,14 @@ async def test_a_rollout_completes_when_nothing_is_left(operator, app, fleet, st
     await fleet.node("newer", group_id, "9.0.0")
     await fleet.node("other arch", group_id, "1.0.0", arch="aarch64")
     attempt_id = await fleet.attempt(good, rollout_id)
-    assert await store.complete_rollouts() == []
+    assert await store.rollouts.complete_done() == []
     await fleet.runs(good, "2.0.0")
     await fleet.quarantine(bad, changeset_id)
-    assert await store.complete_rollouts() == []
+    assert await store.rollouts.complete_done() == []
     await fleet.close(attempt_id, "committed")
-    assert await store.complete_rollouts() == [uuid.UUID(rollout_id)]
+    assert await store.rollouts.complete_done() == [uuid.UUID(rollout_id)]
     assert (await operator.get(f"/rollouts/{rollout_id}"))["state"] == "completed"
-    assert await store.complete_rollouts() == []
+    assert await store.rollouts.complete_done() == []
     assert (await events("rollout."))[-1] == "rollout.completed.v1"
     assert await operator.promote(channel_id, changeset_id) == []
 
@@ -592,12 +592,12 @@ async def test_nodes_that_come_later_get_a_rollout_of_their_own(operator, app, f
     changeset_id = await operator.changeset("2.0.0")
     (rollout_id,) = await operator.promote(channel_id, changeset_id)
     await fleet.node("first", group_id, "2.0.0")
-    assert await store.complete_rollouts() == [uuid.UUID(rollout_id)]
-    assert await store.renew_rollouts() == []
+    assert await store.rollouts.complete_done() == [uuid.UUID(rollout_id)]
+    assert await store.rollouts.renew_done() == []
     await fleet.node("late", group_id, "1.0.0")
-    (renewed,) = await store.renew_rollouts()
+    (renewed,) = await store.rollouts.renew_done()
     assert renewed != uuid.UUID(rollout_id)
-    assert await store.renew_rollouts() == []
+    assert await store.rollouts.renew_done() == []
     shown = await operator.get(f"/rollouts/{renewed}")
     assert (shown["state"], shown["nodes"]["left"]) == ("running", 1)
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import services.control
-from services.control import completion, publishing, requests, tokens
+from services.control import answers, completion, publishing, requests, tokens
 from services.control.app import make_app
 from services.control.auth import MAX_REMEMBERED, TokenCheck
 from services.control.description import describe_api
@@ -21,7 +21,7 @@ from services.control.routes import ROUTES
 from services.control.settings import Settings
 from services.control.standstill import EXPLANATIONS, Situation, Standstill, standstill
 from services.control.tokens import Role
-from shared.errors import Conflict, InvalidInput
+from shared.errors import Conflict, Fault, InvalidInput
 from shared.settings import Secret
 from shared.testing.clock import ManualClock
 
@@ -185,6 +185,13 @@ def test_every_route_is_described_and_every_described_route_is_there():
     described = {(method.upper(), path) for path, operations in _described()["paths"].items() for method in operations}
     assert served == described
     assert len(ROUTES) == len(served)
+
+
+def test_an_answer_has_one_definition():
+    """Two nouns that describe an answer of one name are refused, for one would silently win."""
+    assert answers.merge({"A": {}}, {"B": {}}) == {"A": {}, "B": {}}
+    with pytest.raises(Fault, match="answer A is defined twice"):
+        answers.merge({"A": {}}, {"B": {}, "A": {}})
 
 
 def test_the_description_is_whole():

@@ -1,0 +1,26 @@
+"""Schemas of answers about the service itself."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from services.control.answers.fields import TEXT, Schema, object_of, or_null, words
+
+ANSWERS: Final[dict[str, Schema]] = {
+    "Problem": object_of(
+        "What went wrong (RFC 9457); `code` is for machines, `detail` says what to do.",
+        type=TEXT,
+        title=TEXT,
+        status={"type": "integer"},
+        detail=TEXT,
+        code=TEXT,
+    ),
+    "Server": object_of(
+        "This server and who asks.",
+        service=TEXT,
+        api=TEXT,
+        distribution_url=or_null(TEXT),
+        principal=object_of("Whose token was sent.", name=TEXT, role=words("admin", "viewer")),
+    ),
+    "Description": {"type": "string", "description": "This document."},
+}

@@ -1,0 +1,113 @@
+"""What clients send: bodies and queries, decoded and bounded by msgspec; a module per noun."""
+
+from __future__ import annotations
+
+from services.control.requests.applications import (
+    ApplicationsQuery,
+    NewApplication,
+)
+from services.control.requests.changesets import (
+    ChangesetsQuery,
+    NewChangeset,
+    NewPayload,
+    Publication,
+)
+from services.control.requests.channels import (
+    ChannelsQuery,
+    HistoryQuery,
+    NewChannel,
+    Promotion,
+)
+from services.control.requests.fields import (
+    Arch,
+    Because,
+    ChangesetState,
+    FactName,
+    FactValue,
+    FileName,
+    Kind,
+    Limit,
+    Name,
+    NodeState,
+    OmahaId,
+    Page,
+    PayloadRole,
+    PolicyValues,
+    Position,
+    Rank,
+    Reason,
+    Reference,
+    Request,
+    RolloutState,
+    Selector,
+    Seq,
+    Sha1Base64,
+    Sha256,
+    Size,
+    Text,
+    Version,
+)
+from services.control.requests.groups import (
+    GroupPatch,
+    GroupsQuery,
+    NewGroup,
+)
+from services.control.requests.ledger import (
+    EventsQuery,
+    VerifyQuery,
+)
+from services.control.requests.nodes import (
+    Lift,
+    NodesQuery,
+)
+from services.control.requests.rollouts import (
+    RolloutsQuery,
+)
+
+__all__ = [
+    "ApplicationsQuery",
+    "Arch",
+    "Because",
+    "ChangesetState",
+    "ChangesetsQuery",
+    "ChannelsQuery",
+    "EventsQuery",
+    "FactName",
+    "FactValue",
+    "FileName",
+    "GroupPatch",
+    "GroupsQuery",
+    "HistoryQuery",
+    "Kind",
+    "Lift",
+    "Limit",
+    "Name",
+    "NewApplication",
+    "NewChangeset",
+    "NewChannel",
+    "NewGroup",
+    "NewPayload",
+    "NodeState",
+    "NodesQuery",
+    "OmahaId",
+    "Page",
+    "PayloadRole",
+    "PolicyValues",
+    "Position",
+    "Promotion",
+    "Publication",
+    "Rank",
+    "Reason",
+    "Reference",
+    "Request",
+    "RolloutState",
+    "RolloutsQuery",
+    "Selector",
+    "Seq",
+    "Sha1Base64",
+    "Sha256",
+    "Size",
+    "Text",
+    "VerifyQuery",
+    "Version",
+]

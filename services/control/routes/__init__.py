@@ -1,0 +1,33 @@
+"""The API: HTTP in and out, no rules; a module per noun."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from services.control.routes import (
+    applications,
+    changesets,
+    channels,
+    global_gate,
+    groups,
+    ledger,
+    nodes,
+    rollouts,
+    service,
+)
+from services.control.routes.ledger import NDJSON
+from services.control.routes.route import API, SESSION, SETTINGS, STORE, Route, is_public, role_middleware
+
+__all__ = ["API", "NDJSON", "ROUTES", "SESSION", "SETTINGS", "STORE", "Route", "is_public", "role_middleware"]
+
+ROUTES: Final = (
+    *service.ROUTES,
+    *global_gate.ROUTES,
+    *applications.ROUTES,
+    *changesets.ROUTES,
+    *channels.ROUTES,
+    *groups.ROUTES,
+    *rollouts.ROUTES,
+    *nodes.ROUTES,
+    *ledger.ROUTES,
+)

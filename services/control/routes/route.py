@@ -1,0 +1,160 @@
+"""What the routes of all nouns share: `Route` and its makers, reading a request, writing an answer."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from multidict import MultiMapping
+
+from services.control import requests
+from services.control.settings import Settings
+from services.control.store import Made, Store
+from services.control.tokens import Role
+from shared.errors import InvalidInput, NotPermitted
+from shared.web import PRINCIPAL, json_response
+
+STORE: Final = web.AppKey("STORE", Store)
+SETTINGS: Final = web.AppKey("SETTINGS", Settings)
+SESSION: Final = web.AppKey("SESSION", aiohttp.ClientSession)
+
+API: Final = "/api/v1"
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Q = TypeVar("Q", bound=requests.Request)
+
+
+def is_public(request: web.Request) -> bool:
+    """The description of the API is for everybody."""
+    return request.path == f"{API}/openapi.yaml"
+
+
+@web.middleware
+async def role_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Viewers may look and not touch."""
+    principal = request.get(PRINCIPAL)
+    if principal is not None and request.method not in _SAFE_METHODS and principal.role != Role.ADMIN.value:
+        raise NotPermitted(f"the token {principal.name!r} may only look: use one with the role admin")
+    return await handler(request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One operation of the API, with what its description in openapi.yaml is made from.
+
+    Attributes:
+        summary: What it does, in one sentence.
+        body: What its JSON body must be; a body that may be left out is ``body_optional``.
+        query: What its query may hold.
+        answer: The schema of a good answer, by its name in the description; ``[X]`` is a page of X.
+        created: Whether it answers 201 where it made something, and 200 where the same was there.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    answer: str
+    body: type[requests.Request] | None = None
+    body_optional: bool = False
+    query: type[requests.Request] | None = None
+    created: bool = False
+
+
+def get(path: str, handler: Handler, answer: str, summary: str, query: type[requests.Request] | None = None) -> Route:
+    """A route that only looks; ``path`` is without the API's prefix."""
+    return Route(method="GET", path=API + path, handler=handler, answer=answer, summary=summary, query=query)
+
+
+def post(
+    path: str,
+    handler: Handler,
+    answer: str,
+    summary: str,
+    body: type[requests.Request],
+    *,
+    created: bool = False,
+    body_optional: bool = False,
+) -> Route:
+    """A route that changes something; ``path`` is without the API's prefix."""
+    return Route(
+        method="POST",
+        path=API + path,
+        handler=handler,
+        answer=answer,
+        summary=summary,
+        body=body,
+        body_optional=body_optional,
+        created=created,
+    )
+
+
+# Reading
+
+
+def query(request: web.Request, kind: type[Q]) -> Q:
+    """The query as a Struct; a name that comes twice is a list.
+
+    Raises:
+        InvalidInput: A name is unknown, or a value is not what is asked for.
+    """
+    given = _plain(request.query, kind)
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as fault:
+        raise InvalidInput(f"the query is not usable: {fault}") from fault
+
+
+def _plain(query: MultiMapping[str], kind: type[Q]) -> dict[str, object]:
+    lists = {field.name for field in msgspec.structs.fields(kind) if isinstance(field.default, tuple)}
+    given: dict[str, object] = {}
+    for name in set(query):
+        values = query.getall(name)
+        if name in lists:
+            given[name] = [part for value in values for part in value.split(",") if part]
+        elif len(values) == 1:
+            given[name] = values[0]
+        else:
+            raise InvalidInput(f"{name} is given {len(values)} times: give it once")
+    return given
+
+
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+
+
+def path_id(request: web.Request, what: str) -> uuid.UUID:
+    """The id in the path of a ``what``.
+
+    Raises:
+        InvalidInput: It is no UUID.
+    """
+    text = request.match_info["id"]
+    if _UUID.fullmatch(text) is None:
+        raise InvalidInput(f"{text[:64]!r} is no {what} id: use the UUID that the list shows")
+    return uuid.UUID(text)
+
+
+def by(request: web.Request) -> str:
+    """Who asks; goes into events."""
+    return request[PRINCIPAL].name
+
+
+# Writing
+
+
+def page(items: Sequence[Mapping[str, Any]], limit: int, key: str) -> web.Response:
+    """A page, with the cursor of the next where it is full; ``key`` names the id in each item."""
+    following = items[-1][key] if len(items) == limit else None
+    return json_response({"items": items, "next": following})
+
+
+def made(thing: Made) -> web.Response:
+    """201 with what was made, or 200 with the same that was there."""
+    return json_response(thing.item, status=201 if thing.new else 200)

@@ -1,0 +1,36 @@
+"""The service itself."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from services.control.routes.route import SETTINGS, get
+from shared.web import PRINCIPAL, json_response
+
+
+async def server(request: web.Request) -> web.Response:
+    """GET /server."""
+    settings = request.app[SETTINGS]
+    return json_response(
+        {
+            "service": "control",
+            "api": "v1",
+            "distribution_url": settings.distribution_public_url or settings.distribution_url,
+            "principal": {"name": request[PRINCIPAL].name, "role": request[PRINCIPAL].role},
+        }
+    )
+
+
+async def openapi(_: web.Request) -> web.Response:
+    """GET /openapi.yaml."""
+    text = resources.files("services.control").joinpath("openapi.yaml").read_bytes()
+    return web.Response(body=text, headers={hdrs.CONTENT_TYPE: "application/yaml"})
+
+
+ROUTES: Final = (
+    get("/server", server, "Server", "What this server is, where payloads are uploaded to, and who asks."),
+    get("/openapi.yaml", openapi, "Description", "This description; no token is asked for."),
+)

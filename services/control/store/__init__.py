@@ -1,0 +1,52 @@
+"""All SQL of control, a module per noun: every change is one transaction, with its events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+
+from services.control.store.applications import Applications
+from services.control.store.base import Database, Made
+from services.control.store.changesets import Changesets
+from services.control.store.channels import Channels
+from services.control.store.global_gate import GlobalGate
+from services.control.store.groups import Groups
+from services.control.store.ledger import Ledger
+from services.control.store.nodes import Nodes
+from services.control.store.rollouts import Rollouts
+from services.control.store.tokens import Tokens
+from shared.clock import Clock
+from shared.ids import IdSource
+
+__all__ = ["Made", "Store"]
+
+
+class Store:
+    """Control's view of the database, by noun.
+
+    Every change of what update_check decides by locks the global gate first: changes are made one after the other, and
+    a grant is either committed before or sees the change.
+
+    Args:
+        pool: From `shared.db.create_pool`.
+        ids: Makes the ids of rows and events.
+        clock: Gives the events' times.
+    """
+
+    def __init__(self, pool: asyncpg.Pool[Any], *, ids: IdSource, clock: Clock) -> None:
+        database = Database(pool, ids, clock)
+        self._database = database
+        self.tokens = Tokens(database)
+        self.gate = GlobalGate(database)
+        self.applications = Applications(database)
+        self.changesets = Changesets(database, self.applications)
+        self.rollouts = Rollouts(database, self.gate, self.changesets)
+        self.channels = Channels(database, self.applications, self.changesets, self.rollouts)
+        self.groups = Groups(database, self.applications, self.changesets, self.channels, self.rollouts)
+        self.nodes = Nodes(database, self.applications)
+        self.ledger = Ledger(database)
+
+    async def ping(self) -> None:
+        """Raises what keeps Postgres from answering."""
+        await self._database.ping()
