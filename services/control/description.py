@@ -31,6 +31,9 @@ def describe_api() -> dict[str, Any]:
     """The whole description, OpenAPI 3.1."""
     bodies = sorted({route.body for route in ROUTES if route.body is not None}, key=lambda kind: kind.__name__)
     _, components = msgspec.json.schema_components([*bodies, Policy, RolloutParameters], ref_template=_REF)
+    twice = ANSWERS.keys() & components.keys()
+    if twice:
+        raise ValueError(f"an answer and a body are both called {min(twice)}")
     paths: dict[str, Any] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)

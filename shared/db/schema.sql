@@ -43,12 +43,57 @@ CREATE TABLE control.applications (
     name text NOT NULL,
     omaha_id text,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
+    product text,
+    version_scheme text NOT NULL DEFAULT 'flatcar'::text,
+    observe_only boolean NOT NULL DEFAULT false,
     CONSTRAINT applications_pkey PRIMARY KEY (application_id),
     CONSTRAINT applications_name_key UNIQUE (name),
     CONSTRAINT applications_omaha_id_key UNIQUE (omaha_id),
     CONSTRAINT applications_name_check CHECK (((length(name) >= 1) AND (length(name) <= 64))),
-    CONSTRAINT applications_omaha_id_check CHECK (((omaha_id = lower(omaha_id)) AND ((length(omaha_id) >= 1) AND (length(omaha_id) <= 64))))
+    CONSTRAINT applications_omaha_id_check CHECK (((omaha_id = lower(omaha_id)) AND ((length(omaha_id) >= 1) AND (length(omaha_id) <= 64)))),
+    CONSTRAINT applications_version_scheme_check CHECK ((version_scheme = ANY (ARRAY['flatcar'::text, 'semver'::text, 'calendar'::text])))
 );
+
+CREATE TABLE control.approvals (
+    approval_id uuid NOT NULL,
+    subject text NOT NULL,
+    action text NOT NULL,
+    request jsonb NOT NULL DEFAULT '{}'::jsonb,
+    reason text NOT NULL,
+    asked_by text NOT NULL,
+    asked_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    expires_at timestamp with time zone NOT NULL,
+    verdict text,
+    decided_by text,
+    decided_at timestamp with time zone,
+    decision_reason text,
+    CONSTRAINT approvals_pkey PRIMARY KEY (approval_id),
+    CONSTRAINT approvals_action_check CHECK (((length(action) >= 1) AND (length(action) <= 64))),
+    CONSTRAINT approvals_check CHECK (((decided_by IS NULL) OR (decided_by <> asked_by))),
+    CONSTRAINT approvals_subject_check CHECK (((length(subject) >= 1) AND (length(subject) <= 128))),
+    CONSTRAINT approvals_verdict_check CHECK ((verdict = ANY (ARRAY['approved'::text, 'refused'::text, 'used'::text])))
+);
+CREATE INDEX approvals_open ON control.approvals USING btree (subject, action) WHERE ((verdict IS NULL) OR (verdict = 'approved'::text));
+
+CREATE TABLE control.attestations (
+    attestation_id uuid NOT NULL,
+    changeset_id uuid NOT NULL,
+    name text NOT NULL,
+    verdict text NOT NULL,
+    summary text NOT NULL DEFAULT ''::text,
+    link text,
+    artefact_sha256 text,
+    results jsonb NOT NULL DEFAULT '[]'::jsonb,
+    signature jsonb,
+    attested_by text NOT NULL,
+    attested_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT attestations_pkey PRIMARY KEY (attestation_id),
+    CONSTRAINT attestations_changeset_id_fkey FOREIGN KEY (changeset_id) REFERENCES control.changesets(changeset_id),
+    CONSTRAINT attestations_artefact_sha256_check CHECK ((artefact_sha256 ~ '^[0-9a-f]{64}$'::text)),
+    CONSTRAINT attestations_name_check CHECK (((length(name) >= 1) AND (length(name) <= 64))),
+    CONSTRAINT attestations_verdict_check CHECK ((verdict = ANY (ARRAY['passed'::text, 'failed'::text, 'skipped'::text])))
+);
+CREATE INDEX attestations_by_changeset ON control.attestations USING btree (changeset_id, name, attested_at DESC);
 
 CREATE TABLE control.changeset_gates (
     changeset_id uuid NOT NULL,
@@ -75,6 +120,18 @@ CREATE TABLE control.changesets (
     notes text NOT NULL DEFAULT ''::text,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
     published_at timestamp with time zone,
+    components jsonb NOT NULL DEFAULT '{}'::jsonb,
+    packages jsonb NOT NULL DEFAULT '{}'::jsonb,
+    source text NOT NULL DEFAULT ''::text,
+    floor boolean NOT NULL DEFAULT false,
+    floor_reason text,
+    dead_end boolean NOT NULL DEFAULT false,
+    dead_end_reason text,
+    minimum_version text,
+    manifest bytea,
+    signatures jsonb NOT NULL DEFAULT '[]'::jsonb,
+    withdrawn_at timestamp with time zone,
+    withdrawn_reason text,
     CONSTRAINT changesets_pkey PRIMARY KEY (changeset_id),
     CONSTRAINT changesets_application_id_version_arch_key UNIQUE (application_id, version, arch),
     CONSTRAINT changesets_application_id_fkey FOREIGN KEY (application_id) REFERENCES control.applications(application_id),
@@ -89,8 +146,13 @@ CREATE TABLE control.channel_history (
     changeset_id uuid NOT NULL,
     promoted_at timestamp with time zone NOT NULL DEFAULT now(),
     promoted_by text NOT NULL,
+    kind text NOT NULL DEFAULT 'promote'::text,
+    reason text,
+    override_reason text,
+    approved_by text,
     CONSTRAINT channel_history_changeset_id_fkey FOREIGN KEY (changeset_id) REFERENCES control.changesets(changeset_id),
-    CONSTRAINT channel_history_channel_id_fkey FOREIGN KEY (channel_id) REFERENCES control.channels(channel_id) ON DELETE CASCADE
+    CONSTRAINT channel_history_channel_id_fkey FOREIGN KEY (channel_id) REFERENCES control.channels(channel_id) ON DELETE CASCADE,
+    CONSTRAINT channel_history_kind_check CHECK ((kind = ANY (ARRAY['promote'::text, 'rollback'::text])))
 );
 CREATE INDEX channel_history_by_channel ON control.channel_history USING btree (channel_id, promoted_at);
 
@@ -101,12 +163,15 @@ CREATE TABLE control.channels (
     arch text NOT NULL,
     changeset_id uuid,
     changed_at timestamp with time zone NOT NULL DEFAULT now(),
+    "position" integer NOT NULL DEFAULT 2,
+    required_attestations text[] NOT NULL DEFAULT '{}'::text[],
     CONSTRAINT channels_pkey PRIMARY KEY (channel_id),
     CONSTRAINT channels_application_id_name_arch_key UNIQUE (application_id, name, arch),
     CONSTRAINT channels_application_id_fkey FOREIGN KEY (application_id) REFERENCES control.applications(application_id),
     CONSTRAINT channels_changeset_id_fkey FOREIGN KEY (changeset_id) REFERENCES control.changesets(changeset_id),
     CONSTRAINT channels_arch_check CHECK (((length(arch) >= 1) AND (length(arch) <= 32))),
-    CONSTRAINT channels_name_check CHECK (((length(name) >= 1) AND (length(name) <= 64)))
+    CONSTRAINT channels_name_check CHECK (((length(name) >= 1) AND (length(name) <= 64))),
+    CONSTRAINT channels_position_check CHECK ((("position" >= 0) AND ("position" <= 63)))
 );
 
 CREATE TABLE control.global_gate (
@@ -118,22 +183,98 @@ CREATE TABLE control.global_gate (
     CONSTRAINT global_gate_only_row_check CHECK (only_row)
 );
 
+CREATE TABLE control.group_nodes (
+    application_id uuid NOT NULL,
+    machine_id text NOT NULL,
+    group_id uuid NOT NULL,
+    CONSTRAINT group_nodes_pkey PRIMARY KEY (application_id, machine_id),
+    CONSTRAINT group_nodes_application_id_fkey FOREIGN KEY (application_id) REFERENCES control.applications(application_id),
+    CONSTRAINT group_nodes_group_id_fkey FOREIGN KEY (group_id) REFERENCES control.groups(group_id) ON DELETE CASCADE,
+    CONSTRAINT group_nodes_machine_id_check CHECK (((length(machine_id) >= 1) AND (length(machine_id) <= 128)))
+);
+CREATE INDEX group_nodes_by_group ON control.group_nodes USING btree (group_id);
+
 CREATE TABLE control.groups (
     group_id uuid NOT NULL,
     application_id uuid NOT NULL,
     name text NOT NULL,
     "position" integer NOT NULL,
-    channel_name text NOT NULL,
+    channel_name text,
     selector jsonb NOT NULL DEFAULT '{}'::jsonb,
     policy jsonb NOT NULL DEFAULT '{}'::jsonb,
     updates_enabled boolean NOT NULL DEFAULT true,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
+    owner text NOT NULL DEFAULT ''::text,
+    contact text NOT NULL DEFAULT ''::text,
+    pinned_version text,
     CONSTRAINT groups_pkey PRIMARY KEY (group_id),
     CONSTRAINT groups_application_id_name_key UNIQUE (application_id, name),
     CONSTRAINT groups_application_id_position_key UNIQUE (application_id, "position") DEFERRABLE INITIALLY DEFERRED,
     CONSTRAINT groups_application_id_fkey FOREIGN KEY (application_id) REFERENCES control.applications(application_id),
-    CONSTRAINT groups_name_check CHECK (((length(name) >= 1) AND (length(name) <= 64)))
+    CONSTRAINT groups_follow_something CHECK (((channel_name IS NOT NULL) OR (pinned_version IS NOT NULL))),
+    CONSTRAINT groups_name_check CHECK (((length(name) >= 1) AND (length(name) <= 64))),
+    CONSTRAINT groups_pinned_version_check CHECK (((length(pinned_version) >= 1) AND (length(pinned_version) <= 128)))
 );
+
+CREATE TABLE control.holds (
+    hold_id uuid NOT NULL,
+    changeset_id uuid NOT NULL,
+    segment jsonb NOT NULL,
+    reason text NOT NULL,
+    held_by text NOT NULL,
+    held_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    released_at timestamp with time zone,
+    released_by text,
+    release_reason text,
+    CONSTRAINT holds_pkey PRIMARY KEY (hold_id),
+    CONSTRAINT holds_changeset_id_fkey FOREIGN KEY (changeset_id) REFERENCES control.changesets(changeset_id),
+    CONSTRAINT holds_segment_check CHECK (((jsonb_typeof(segment) = 'object'::text) AND (segment <> '{}'::jsonb)))
+);
+CREATE INDEX holds_in_force ON control.holds USING btree (changeset_id) WHERE (released_at IS NULL);
+
+CREATE TABLE control.idempotency_keys (
+    principal text NOT NULL,
+    key text NOT NULL,
+    request_sha256 bytea NOT NULL,
+    status integer,
+    body bytea,
+    etag text,
+    used_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT idempotency_keys_pkey PRIMARY KEY (principal, key),
+    CONSTRAINT idempotency_keys_key_check CHECK (((length(key) >= 1) AND (length(key) <= 128)))
+);
+CREATE INDEX idempotency_keys_by_age ON control.idempotency_keys USING btree (used_at);
+
+CREATE TABLE control.key_lists (
+    version integer NOT NULL,
+    document bytea NOT NULL,
+    signatures jsonb NOT NULL DEFAULT '[]'::jsonb,
+    made_at timestamp with time zone NOT NULL DEFAULT now(),
+    made_by text NOT NULL,
+    CONSTRAINT key_lists_pkey PRIMARY KEY (version),
+    CONSTRAINT key_lists_version_check CHECK ((version >= 1))
+);
+
+CREATE TABLE control.node_tokens (
+    token_id uuid NOT NULL,
+    application_id uuid NOT NULL,
+    kind text NOT NULL,
+    group_id uuid,
+    machine_id text,
+    token_sha256 bytea NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    expires_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    CONSTRAINT node_tokens_pkey PRIMARY KEY (token_id),
+    CONSTRAINT node_tokens_token_sha256_key UNIQUE (token_sha256),
+    CONSTRAINT node_tokens_application_id_fkey FOREIGN KEY (application_id) REFERENCES control.applications(application_id),
+    CONSTRAINT node_tokens_group_id_fkey FOREIGN KEY (group_id) REFERENCES control.groups(group_id) ON DELETE CASCADE,
+    CONSTRAINT node_tokens_check CHECK (((kind <> 'node'::text) OR (machine_id IS NOT NULL))),
+    CONSTRAINT node_tokens_kind_check CHECK ((kind = ANY (ARRAY['enrolment'::text, 'node'::text, 'path'::text]))),
+    CONSTRAINT node_tokens_machine_id_check CHECK (((length(machine_id) >= 1) AND (length(machine_id) <= 128)))
+);
+CREATE INDEX node_tokens_in_force ON control.node_tokens USING btree (application_id, kind) WHERE (revoked_at IS NULL);
 
 CREATE TABLE control.payloads (
     changeset_id uuid NOT NULL,
@@ -155,6 +296,16 @@ CREATE TABLE control.payloads (
 );
 CREATE INDEX payloads_by_digest ON control.payloads USING btree (sha256);
 
+CREATE TABLE control.rollout_exclusions (
+    rollout_id uuid NOT NULL,
+    node_id uuid NOT NULL,
+    reason text NOT NULL,
+    excluded_by text NOT NULL,
+    excluded_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT rollout_exclusions_pkey PRIMARY KEY (rollout_id, node_id),
+    CONSTRAINT rollout_exclusions_rollout_id_fkey FOREIGN KEY (rollout_id) REFERENCES control.rollouts(rollout_id) ON DELETE CASCADE
+);
+
 CREATE TABLE control.rollouts (
     rollout_id uuid NOT NULL,
     group_id uuid NOT NULL,
@@ -169,16 +320,49 @@ CREATE TABLE control.rollouts (
     reason text,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
     changed_at timestamp with time zone NOT NULL DEFAULT now(),
+    purpose text NOT NULL DEFAULT 'update'::text,
+    leaves_version text,
+    only_machines text[],
+    wave integer NOT NULL DEFAULT 0,
+    wave_since timestamp with time zone,
+    fraction double precision NOT NULL DEFAULT 1,
+    order_stage integer NOT NULL DEFAULT 0,
+    pace_cap integer,
+    starts_at timestamp with time zone,
+    gates jsonb NOT NULL DEFAULT '[]'::jsonb,
+    approved_by text,
+    approved_at timestamp with time zone,
+    expedited_by text,
+    expedited_at timestamp with time zone,
+    expedite_reason text,
+    running_since timestamp with time zone,
     CONSTRAINT rollouts_pkey PRIMARY KEY (rollout_id),
     CONSTRAINT rollouts_application_id_fkey FOREIGN KEY (application_id) REFERENCES control.applications(application_id),
     CONSTRAINT rollouts_changeset_id_fkey FOREIGN KEY (changeset_id) REFERENCES control.changesets(changeset_id),
     CONSTRAINT rollouts_channel_id_fkey FOREIGN KEY (channel_id) REFERENCES control.channels(channel_id),
     CONSTRAINT rollouts_group_id_fkey FOREIGN KEY (group_id) REFERENCES control.groups(group_id),
+    CONSTRAINT rollouts_fraction_check CHECK (((fraction >= (0)::double precision) AND (fraction <= (1)::double precision))),
+    CONSTRAINT rollouts_order_stage_check CHECK ((order_stage >= 0)),
+    CONSTRAINT rollouts_pace_cap_check CHECK ((pace_cap >= 0)),
     CONSTRAINT rollouts_pace_check CHECK ((pace >= 0)),
-    CONSTRAINT rollouts_state_check CHECK ((state = ANY (ARRAY['created'::text, 'running'::text, 'paused'::text, 'halted'::text, 'completed'::text, 'aborted'::text, 'superseded'::text])))
+    CONSTRAINT rollouts_purpose_check CHECK ((purpose = ANY (ARRAY['update'::text, 'floor'::text, 'downgrade'::text, 'drill'::text]))),
+    CONSTRAINT rollouts_state_check CHECK ((state = ANY (ARRAY['created'::text, 'waiting_for_gate'::text, 'waiting_for_approval'::text, 'scheduled'::text, 'running'::text, 'paused'::text, 'halted'::text, 'completed'::text, 'aborted'::text, 'superseded'::text]))),
+    CONSTRAINT rollouts_wave_check CHECK ((wave >= 0))
 );
 CREATE INDEX rollouts_by_changeset ON control.rollouts USING btree (changeset_id);
-CREATE UNIQUE INDEX rollouts_one_active ON control.rollouts USING btree (group_id, arch) WHERE (state = ANY (ARRAY['created'::text, 'running'::text, 'paused'::text, 'halted'::text]));
+CREATE UNIQUE INDEX rollouts_one_active ON control.rollouts USING btree (group_id, arch) WHERE ((purpose = 'update'::text) AND (state = ANY (ARRAY['created'::text, 'waiting_for_gate'::text, 'waiting_for_approval'::text, 'scheduled'::text, 'running'::text, 'paused'::text, 'halted'::text])));
+CREATE UNIQUE INDEX rollouts_one_active_beside ON control.rollouts USING btree (group_id, changeset_id) WHERE ((purpose = ANY (ARRAY['floor'::text, 'downgrade'::text])) AND (state = ANY (ARRAY['created'::text, 'waiting_for_gate'::text, 'waiting_for_approval'::text, 'scheduled'::text, 'running'::text, 'paused'::text, 'halted'::text])));
+
+CREATE TABLE control.signing_keys (
+    key_id text NOT NULL,
+    public_key bytea NOT NULL,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    created_by text NOT NULL,
+    retired_at timestamp with time zone,
+    CONSTRAINT signing_keys_pkey PRIMARY KEY (key_id),
+    CONSTRAINT signing_keys_key_id_check CHECK (((length(key_id) >= 1) AND (length(key_id) <= 64))),
+    CONSTRAINT signing_keys_public_key_check CHECK ((octet_length(public_key) = 32))
+);
 
 CREATE TABLE control.suspended_payloads (
     sha256 text NOT NULL,
@@ -192,9 +376,14 @@ CREATE TABLE control.tokens (
     token_sha256 bytea NOT NULL,
     role text NOT NULL,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
+    applications text[],
+    created_by text,
+    expires_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    last_used_at timestamp with time zone,
     CONSTRAINT tokens_pkey PRIMARY KEY (name),
     CONSTRAINT tokens_token_sha256_key UNIQUE (token_sha256),
-    CONSTRAINT tokens_role_check CHECK ((role = ANY (ARRAY['admin'::text, 'viewer'::text])))
+    CONSTRAINT tokens_role_check CHECK ((role = ANY (ARRAY['viewer'::text, 'operator'::text, 'approver'::text, 'admin'::text])))
 );
 
 CREATE TABLE event_log.dead_letters (
@@ -342,6 +531,18 @@ CREATE TABLE fleet.contact_counts (
     CONSTRAINT contact_counts_pkey PRIMARY KEY (site, writer)
 ) WITH (fillfactor=50);
 
+CREATE TABLE fleet.floods (
+    application_id uuid NOT NULL,
+    kind text NOT NULL,
+    source text NOT NULL,
+    dropped bigint NOT NULL,
+    first_at timestamp with time zone NOT NULL,
+    last_at timestamp with time zone NOT NULL,
+    CONSTRAINT floods_pkey PRIMARY KEY (application_id, kind, source),
+    CONSTRAINT floods_kind_check CHECK ((kind = ANY (ARRAY['machine'::text, 'address'::text]))),
+    CONSTRAINT floods_source_check CHECK (((length(source) >= 1) AND (length(source) <= 128)))
+);
+
 CREATE TABLE fleet.idle_estimates (
     site text NOT NULL,
     contacts_per_second double precision NOT NULL,
@@ -366,11 +567,27 @@ CREATE TABLE fleet.nodes (
     first_seen_at timestamp with time zone NOT NULL,
     last_contact_at timestamp with time zone NOT NULL,
     gone_at timestamp with time zone,
+    imported_facts jsonb NOT NULL DEFAULT '{}'::jsonb,
+    alias text,
+    last_answer text,
+    last_answer_at timestamp with time zone,
+    dialect text NOT NULL DEFAULT 'omaha'::text,
     CONSTRAINT nodes_pkey PRIMARY KEY (node_id),
+    CONSTRAINT nodes_alias_check CHECK (((length(alias) >= 1) AND (length(alias) <= 128))),
+    CONSTRAINT nodes_dialect_check CHECK ((dialect = ANY (ARRAY['omaha'::text, 'native'::text, 'cincinnati'::text]))),
     CONSTRAINT nodes_machine_id_check CHECK (((length(machine_id) >= 1) AND (length(machine_id) <= 128)))
 ) WITH (autovacuum_vacuum_scale_factor=0.05, fillfactor=70);
+CREATE INDEX nodes_by_contact ON fleet.nodes USING btree (last_contact_at);
 CREATE INDEX nodes_by_group ON fleet.nodes USING btree (group_id, node_id);
 CREATE INDEX nodes_cloned ON fleet.nodes USING btree (application_id) WHERE cloned;
+CREATE INDEX nodes_with_imported_facts ON fleet.nodes USING btree (application_id) WHERE (imported_facts <> '{}'::jsonb);
+
+CREATE TABLE fleet.poll_watch (
+    only_row boolean NOT NULL DEFAULT true,
+    until timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
+    CONSTRAINT poll_watch_pkey PRIMARY KEY (only_row),
+    CONSTRAINT poll_watch_only_row_check CHECK (only_row)
+);
 
 CREATE TABLE fleet.quarantine (
     node_id uuid NOT NULL,
@@ -381,6 +598,20 @@ CREATE TABLE fleet.quarantine (
     CONSTRAINT quarantine_pkey PRIMARY KEY (node_id, changeset_id)
 );
 CREATE INDEX quarantine_by_changeset ON fleet.quarantine USING btree (changeset_id);
+
+CREATE TABLE fleet.watched_polls (
+    poll_id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    dialect text NOT NULL,
+    address text,
+    application text,
+    machine_id text,
+    version text,
+    group_name text,
+    answer text NOT NULL,
+    detail text,
+    CONSTRAINT watched_polls_pkey PRIMARY KEY (poll_id)
+);
 
 CREATE TABLE migrations.applied (
     number integer NOT NULL,
@@ -425,12 +656,13 @@ BEGIN
             jsonb_strip_nulls(jsonb_build_object('changeset_id', p_changeset_id, 'version', cs.version, 'arch', cs.arch,
                 'reason', p_reason, 'evidence', p_evidence, 'by', p_by)), p_changeset_id::text);
     PERFORM control.transition_rollout_v1(o.rollout_id, 'halted', p_reason, p_by, gen_random_uuid(), p_source)
-       FROM control.rollouts o WHERE o.changeset_id = p_changeset_id AND o.state IN ('created', 'running', 'paused')
+       FROM control.rollouts o
+      WHERE o.changeset_id = p_changeset_id AND o.state NOT IN ('halted', 'aborted', 'superseded')
       ORDER BY o.rollout_id;
     FOR sibling IN
         SELECT o.rollout_id FROM control.rollouts o JOIN control.changesets c USING (changeset_id)
          WHERE c.application_id = cs.application_id AND c.version = cs.version AND c.changeset_id <> p_changeset_id
-           AND o.state IN ('created', 'running') ORDER BY o.rollout_id
+           AND o.state IN ('created', 'waiting_for_gate', 'waiting_for_approval', 'scheduled', 'running') ORDER BY o.rollout_id
     LOOP
         PERFORM control.transition_rollout_v1(sibling.rollout_id, 'paused',
             'the same version was halted on ' || cs.arch || ': ' || p_reason, p_by, gen_random_uuid(), p_source);
@@ -438,6 +670,32 @@ BEGIN
     PERFORM fleet.recall_v1(p_changeset_id, 'changeset halted', p_source);
     PERFORM pg_notify('uneventful_gates', p_changeset_id::text);
     RETURN true;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION control.hold_segment_v1(p_hold_id uuid, p_changeset_id uuid, p_segment jsonb, p_reason text, p_by text, p_evidence jsonb, p_event_id uuid, p_source text)
+ RETURNS uuid
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    known uuid;
+BEGIN
+    -- The global gate first, as grants lock it: the policy version is raised below.
+    PERFORM 1 FROM control.global_gate FOR NO KEY UPDATE;
+    PERFORM 1 FROM control.changeset_gates WHERE changeset_id = p_changeset_id FOR NO KEY UPDATE;
+    SELECT hold_id INTO known FROM control.holds
+     WHERE changeset_id = p_changeset_id AND segment = p_segment AND released_at IS NULL;
+    IF FOUND THEN
+        RETURN known;
+    END IF;
+    INSERT INTO control.holds (hold_id, changeset_id, segment, reason, held_by)
+    VALUES (p_hold_id, p_changeset_id, p_segment, p_reason, p_by);
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    VALUES (p_event_id, 'changeset.held.v1', p_source, 'changesets/' || p_changeset_id, p_changeset_id::text, clock_timestamp(),
+            jsonb_strip_nulls(jsonb_build_object('changeset_id', p_changeset_id, 'hold_id', p_hold_id, 'segment', p_segment,
+                'reason', p_reason, 'by', p_by, 'held', true, 'evidence', p_evidence)), p_changeset_id::text);
+    PERFORM control.raise_policy_version_v1();
+    RETURN p_hold_id;
 END
 $function$;
 
@@ -451,6 +709,28 @@ BEGIN
     UPDATE control.global_gate SET policy_version = policy_version + 1 RETURNING policy_version INTO raised;
     PERFORM pg_notify('uneventful_gates', 'policy');
     RETURN raised;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION control.release_hold_v1(p_hold_id uuid, p_reason text, p_by text, p_event_id uuid, p_source text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    released control.holds;
+BEGIN
+    PERFORM 1 FROM control.global_gate FOR NO KEY UPDATE;
+    UPDATE control.holds SET released_at = clock_timestamp(), released_by = p_by, release_reason = p_reason
+     WHERE hold_id = p_hold_id AND released_at IS NULL RETURNING * INTO released;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    VALUES (p_event_id, 'changeset.held.v1', p_source, 'changesets/' || released.changeset_id, released.changeset_id::text,
+            clock_timestamp(), jsonb_build_object('changeset_id', released.changeset_id, 'hold_id', p_hold_id,
+                'segment', released.segment, 'reason', p_reason, 'by', p_by, 'held', false), released.changeset_id::text);
+    PERFORM control.raise_policy_version_v1();
+    RETURN true;
 END
 $function$;
 
@@ -515,21 +795,29 @@ BEGIN
         RETURN NULL;
     END IF;
     IF NOT (CASE p_to
-        WHEN 'running' THEN r.state IN ('created', 'paused', 'halted')
-        WHEN 'paused' THEN r.state IN ('created', 'running')
-        WHEN 'halted' THEN r.state IN ('created', 'running', 'paused')
+        WHEN 'waiting_for_gate' THEN r.state IN ('created', 'paused', 'halted')
+        WHEN 'waiting_for_approval' THEN r.state IN ('created', 'waiting_for_gate', 'paused', 'halted')
+        WHEN 'scheduled' THEN r.state IN ('created', 'waiting_for_gate', 'waiting_for_approval', 'paused', 'halted')
+        WHEN 'running' THEN r.state IN ('created', 'waiting_for_gate', 'waiting_for_approval', 'scheduled', 'paused', 'halted')
+        WHEN 'paused' THEN r.state IN ('created', 'waiting_for_gate', 'waiting_for_approval', 'scheduled', 'running')
+        WHEN 'halted' THEN r.state IN ('created', 'waiting_for_gate', 'waiting_for_approval', 'scheduled', 'running', 'paused',
+                                       'completed')
         WHEN 'completed' THEN r.state = 'running'
-        WHEN 'aborted' THEN r.state IN ('created', 'running', 'paused', 'halted')
-        WHEN 'superseded' THEN r.state IN ('created', 'running', 'paused', 'halted')
+        WHEN 'aborted' THEN r.state NOT IN ('aborted', 'superseded')
+        WHEN 'superseded' THEN r.state NOT IN ('aborted', 'superseded')
         ELSE false END)
     THEN
         RETURN NULL;
     END IF;
     kind := CASE
-        WHEN p_to = 'running' AND r.state = 'created' THEN 'rollout.started.v1'
+        WHEN p_to = 'running' AND r.running_since IS NULL THEN 'rollout.started.v1'
         WHEN p_to = 'running' THEN 'rollout.resumed.v1'
+        WHEN p_to IN ('waiting_for_gate', 'waiting_for_approval', 'scheduled') THEN 'rollout.waited.v1'
         ELSE 'rollout.' || p_to || '.v1' END;
-    UPDATE control.rollouts SET state = p_to, reason = p_reason, changed_at = now() WHERE rollout_id = p_rollout_id;
+    UPDATE control.rollouts SET state = p_to, reason = p_reason, changed_at = now(),
+           running_since = CASE WHEN p_to = 'running' THEN coalesce(running_since, clock_timestamp()) ELSE running_since END,
+           wave_since = CASE WHEN p_to = 'running' THEN coalesce(wave_since, clock_timestamp()) ELSE wave_since END
+     WHERE rollout_id = p_rollout_id;
     INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
     VALUES (p_event_id, kind, p_source, 'rollouts/' || p_rollout_id, r.changeset_id::text, clock_timestamp(),
             jsonb_strip_nulls(jsonb_build_object(
@@ -541,6 +829,35 @@ BEGIN
     END IF;
     PERFORM pg_notify('uneventful_gates', p_rollout_id::text);
     RETURN r.state;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION control.withdraw_changeset_v1(p_changeset_id uuid, p_reason text, p_by text, p_event_id uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    PERFORM 1 FROM control.global_gate FOR NO KEY UPDATE;
+    INSERT INTO control.changeset_gates (changeset_id, pace) VALUES (p_changeset_id, 0) ON CONFLICT (changeset_id) DO NOTHING;
+    PERFORM 1 FROM control.changeset_gates WHERE changeset_id = p_changeset_id FOR NO KEY UPDATE;
+    UPDATE control.changesets SET state = 'withdrawn', withdrawn_at = clock_timestamp(), withdrawn_reason = p_reason
+     WHERE changeset_id = p_changeset_id AND state <> 'withdrawn';
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE control.changeset_gates SET state = 'withdrawn', reason = p_reason, changed_at = clock_timestamp()
+     WHERE changeset_id = p_changeset_id;
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    VALUES (p_event_id, 'changeset.withdrawn.v1', 'control', 'changesets/' || p_changeset_id, p_changeset_id::text,
+            clock_timestamp(), jsonb_build_object('changeset_id', p_changeset_id, 'reason', p_reason, 'by', p_by),
+            p_changeset_id::text);
+    PERFORM control.transition_rollout_v1(o.rollout_id, 'aborted', 'changeset withdrawn: ' || p_reason, p_by, gen_random_uuid(),
+                                          'control')
+       FROM control.rollouts o
+      WHERE o.changeset_id = p_changeset_id AND o.state NOT IN ('aborted', 'superseded') ORDER BY o.rollout_id;
+    PERFORM fleet.recall_v1(p_changeset_id, 'changeset withdrawn', 'control');
+    PERFORM control.raise_policy_version_v1();
+    RETURN true;
 END
 $function$;
 

@@ -27,10 +27,11 @@ class ObservationKind(enum.StrEnum):
 
 
 class ObservationSource(enum.StrEnum):
-    """Which dialect it came in; Omaha nodes have no probation of their own, so their target version is their commit."""
+    """Which dialect it came in; only native nodes have a probation: the others' target version is their commit."""
 
     OMAHA = "omaha"
     NATIVE = "native"
+    CINCINNATI = "cincinnati"
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True, gc=False):

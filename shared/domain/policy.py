@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from typing import Annotated
 
 import msgspec
 
+from shared.domain.gate import Gate
+from shared.domain.waves import Wave
+from shared.domain.windows import Windows
 from shared.errors import InvalidInput
 
 SMALL_FLEET = 2_000
@@ -14,6 +18,50 @@ SMALL_FLEET = 2_000
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=90 * 86_400)]
 Nodes = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+
+
+FactName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}\Z")]
+FactValue = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+class Severity(enum.StrEnum):
+    """How loudly a halt of a rollout is to be told."""
+
+    PAGE = "page"
+    TICKET = "ticket"
+    NOTICE = "notice"
+
+
+class Action(enum.StrEnum):
+    """What may need a second pair of eyes."""
+
+    PROMOTE = "promote"
+    OVERRIDE_ATTESTATIONS = "override_attestations"
+    RESUME = "resume"
+    EXPEDITE = "expedite"
+    DOWNGRADE = "downgrade"
+    RELEASE_HOLD = "release_hold"
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which nodes come first: those with the first value of a fact, then those with the second, then all others."""
+
+    fact: FactName
+    values: Annotated[tuple[FactValue, ...], msgspec.Meta(min_length=1, max_length=64)]
+
+
+class Expedition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far a security fix may be expedited; never past halts, holds, quarantine or reboot slots.
+
+    Attributes:
+        soak_share: Gates and waves soak for this share of their time, at least.
+        first_fraction: The first wave is at least this wide.
+        skip_windows: Whether windows and blackouts may be ignored.
+    """
+
+    soak_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
+    first_fraction: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.25
+    skip_windows: bool = True
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,6 +76,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """alpha: the chance that a changeset which keeps to p0 is halted all the same, over its whole life."""
     concurrency: Nodes | None = None
     """F: the most nodes of the changeset in flight at once. None: 500, or 5 % of the fleet where that is more."""
+    fleet_fraction: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    """F as a share of the fleet; where ``concurrency`` is given too, the smaller of both holds."""
     hold_budget: Nodes | None = None
     """H: the bad nodes in flight that are accepted at any time. None: 10, or 0.05 % of the fleet where that is more."""
     group_concurrency: Nodes | None = None
@@ -46,6 +96,32 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How often a node is offered a changeset that it fails to fetch or to install."""
     retry_after_s: Seconds = 3_600.0
     """The pause after a failed attempt; doubles with each further one."""
+    probation_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 900.0
+    """How long a node of our own agent proves itself in the new slot before it commits."""
+    waves: Annotated[tuple[Wave, ...], msgspec.Meta(max_length=16)] = ()
+    """Shares of the group, each with its soak; the last one must be the whole. None: the whole group from the start."""
+    gates: Annotated[tuple[Gate, ...], msgspec.Meta(max_length=8)] = ()
+    """What must have soaked elsewhere before a rollout begins."""
+    windows: Windows = Windows()
+    """When updates are offered."""
+    approval: bool = False
+    """Whether a rollout waits for an approver."""
+    order: Order | None = None
+    """Which nodes come first."""
+    failure_domain: FactName | None = None
+    """A fact (rack, cluster, hypervisor): at most one node of the group with the same value is in flight."""
+    download_rate: Annotated[int, msgspec.Meta(ge=1_024, le=1 << 40)] | None = None
+    """Bytes per second that a node may download at; None: as fast as it can."""
+    ondemand_jumps_waves: bool = False
+    """Whether a check by hand (Omaha's ``ondemandupdate``) may jump waves and windows; it never passes a halt."""
+    downgrade: bool = False
+    """Whether nodes on a withdrawn changeset are brought back to the one before it, as a rollout of its own."""
+    severity: Severity = Severity.PAGE
+    """How loudly a halt is told; canaries on beta may be quieter than production."""
+    four_eyes: Annotated[tuple[Action, ...], msgspec.Meta(max_length=16)] = ()
+    """What an operator may not do without an approver."""
+    expedition: Expedition = Expedition()
+    """How far a security fix may be expedited."""
 
     def __post_init__(self) -> None:
         """Refuse deadlines that a healthy node cannot keep.
@@ -62,6 +138,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise InvalidInput(
                 f"silence_deadline_s is {self.silence_deadline_s:g}, which is shorter than a node can report in: "
                 f"use at least contact_overdue_s, {self.contact_overdue_s:g}."
+            )
+        fractions = [wave.fraction for wave in self.waves]
+        if fractions != sorted(set(fractions)) or (fractions and fractions[-1] != 1):
+            raise InvalidInput(
+                f"waves are {', '.join(f'{fraction:g}' for fraction in fractions)}: each must be wider than the one "
+                "before it, and the last one must be 1."
             )
 
 
@@ -97,6 +179,9 @@ def freeze(policy: Policy, *, fleet_size: int, group_size: int) -> RolloutParame
     """
     hold_budget = policy.hold_budget or max(10, math.ceil(0.0005 * fleet_size))
     concurrency = policy.concurrency or max(500, math.ceil(0.05 * fleet_size))
+    if policy.fleet_fraction is not None:
+        share = max(1, math.floor(policy.fleet_fraction * fleet_size))
+        concurrency = share if policy.concurrency is None else min(concurrency, share)
     block_size = 16 if fleet_size < SMALL_FLEET else 64
     return RolloutParameters(
         p0=policy.allowed_bad_rate,

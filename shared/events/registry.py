@@ -116,6 +116,10 @@ def _update(verb: str, summary: str) -> EventType:
     return EventType(name=f"update.{verb}.v1", data=types.UpdateEvent, summary=summary)
 
 
+def _rollout_changed(verb: str, summary: str) -> EventType:
+    return EventType(name=f"rollout.{verb}.v1", data=types.RolloutChanged, summary=summary)
+
+
 def _rollout(verb: str, summary: str) -> EventType:
     return EventType(name=f"rollout.{verb}.v1", data=types.RolloutMoved, summary=summary)
 
@@ -126,6 +130,16 @@ EVENT_TYPES = Registry(
             name="changeset.published.v1",
             data=types.ChangesetPublished,
             summary="A changeset became immutable and may be offered.",
+        ),
+        EventType(
+            name="changeset.attested.v1",
+            data=types.ChangesetAttested,
+            summary="The result of a release test was attached.",
+        ),
+        EventType(
+            name="changeset.held.v1",
+            data=types.ChangesetHeld,
+            summary="No more of it for a segment, or again.",
         ),
         EventType(
             name="changeset.suspended.v1",
@@ -168,12 +182,51 @@ EVENT_TYPES = Registry(
             data=types.RolloutWidened,
             summary="The pace changed, in either direction.",
         ),
+        _rollout("waited", "The rollout waits for a gate, an approval or its time."),
+        EventType(
+            name="rollout.gate_judged.v1",
+            data=types.RolloutGateJudged,
+            summary="What the gates of a waiting rollout say changed.",
+        ),
+        EventType(
+            name="rollout.wave_begun.v1",
+            data=types.RolloutWaveBegun,
+            summary="A wider share of the group may be offered the changeset.",
+        ),
+        _rollout_changed("approved", "An approver let a rollout go on."),
+        _rollout_changed("expedited", "Soak, waves and windows are relaxed for a rollout, within its policy's bounds."),
+        _rollout_changed("capped", "An operator capped a rollout's pace, or took the cap away."),
+        _rollout_changed("node_excluded", "A node is not offered the changeset in this rollout."),
         _rollout("paused", "No more grants until the rollout is resumed."),
         _rollout("halted", "The rollout stopped because its changeset is halted."),
         _rollout("resumed", "The rollout goes on."),
         _rollout("completed", "Every live node of the group took the changeset or cannot."),
         _rollout("aborted", "An operator gave the rollout up."),
         _rollout("superseded", "Another changeset took the rollout's place."),
+        EventType(
+            name="approval.asked.v1",
+            data=types.ApprovalMoved,
+            summary="Somebody asked for what needs four eyes.",
+        ),
+        EventType(
+            name="approval.decided.v1",
+            data=types.ApprovalMoved,
+            summary="Another one allowed or refused it.",
+        ),
+        EventType(
+            name="operator.acted.v1",
+            data=types.OperatorActed,
+            summary="Somebody changed something through the API.",
+        ),
+        EventType(name="keys.changed.v1", data=types.KeysChanged, summary="The list of signing keys changed."),
+        EventType(
+            name="node.changed.v1", data=types.NodeChanged, summary="An operator changed what is known of a node."
+        ),
+        EventType(
+            name="fleet.flooded.v1",
+            data=types.FleetFlooded,
+            summary="One machine or address sent more reports than are taken.",
+        ),
         EventType(
             name="policy.changed.v1",
             data=types.PolicyChanged,

@@ -31,6 +31,7 @@ class ReportSource(enum.Enum):
 
     OMAHA = "omaha"
     NATIVE = "native"
+    CINCINNATI = "cincinnati"
     GRANT = "grant"
     ANALYSIS = "analysis"
     CONTROL = "control"
@@ -160,6 +161,43 @@ class ChangesetWithdrawn(EventData, frozen=True, kw_only=True):
     by: Name
 
 
+class ChangesetAttested(EventData, frozen=True, kw_only=True):
+    """The result of a release test was attached to a changeset.
+
+    Attributes:
+        name: Which test, as channels demand it (``kubernetes``, ``networking``, ...).
+        verdict: ``passed``, ``failed`` or ``skipped``.
+        artefact_sha256: Digest of the full report.
+        signed_by: The id of the key that signed it.
+    """
+
+    changeset_id: Id
+    attestation_id: Id
+    name: Name
+    verdict: Name
+    by: Name
+    summary: Text = ""
+    link: Text | None = None
+    artefact_sha256: Sha256 | None = None
+    signed_by: Name | None = None
+
+
+class ChangesetHeld(EventData, frozen=True, kw_only=True):
+    """No more of a changeset for a segment; ``held`` false lets it go again.
+
+    Attributes:
+        segment: Fact names and values; a node that does not tell one of the facts matches.
+    """
+
+    changeset_id: Id
+    hold_id: Id
+    segment: dict[str, str]
+    reason: Text
+    by: Name
+    held: bool = True
+    evidence: dict[str, Any] | None = None
+
+
 class ChangesetBraked(EventData, frozen=True, kw_only=True):
     """No more grants until it is known whether this is a halt; ``braked`` false releases the brake."""
 
@@ -182,6 +220,10 @@ class ChannelPromoted(EventData, frozen=True, kw_only=True):
     version: Version
     by: Name
     previous_changeset_id: Id | None = None
+    kind: Name = "promote"
+    reason: Text | None = None
+    override_reason: Text | None = None
+    approved_by: Name | None = None
 
 
 class RolloutParameters(EventData, frozen=True, kw_only=True):
@@ -228,6 +270,8 @@ class RolloutCreated(EventData, frozen=True, kw_only=True):
     parameters: RolloutParameters
     channel_id: Id | None = None
     policy: dict[str, Any] = {}
+    purpose: Name = "update"
+    leaves_version: Version | None = None
 
 
 class RolloutMoved(EventData, frozen=True, kw_only=True):
@@ -263,6 +307,118 @@ class RolloutWidened(EventData, frozen=True, kw_only=True):
     seq: Count
     group_paces: dict[str, int] = {}
     rollout_id: Id | None = None
+
+
+class RolloutWaveBegun(EventData, frozen=True, kw_only=True):
+    """A wider share of the group may be offered the changeset.
+
+    Attributes:
+        wave: Its number from 0.
+        fraction: The share of the group.
+    """
+
+    rollout_id: Id
+    changeset_id: Id
+    group_id: Id
+    wave: Count
+    fraction: Probability
+    by: Name
+    reason: Text | None = None
+
+
+class RolloutGateJudged(EventData, frozen=True, kw_only=True):
+    """What a rollout's gates say changed.
+
+    Attributes:
+        passed: Whether all of them are open.
+        gates: Per gate what it has seen, what it waits for, and until when at the earliest.
+    """
+
+    rollout_id: Id
+    changeset_id: Id
+    group_id: Id
+    passed: bool
+    gates: tuple[dict[str, Any], ...] = ()
+
+
+class RolloutChanged(EventData, frozen=True, kw_only=True):
+    """An operator approved or expedited a rollout, capped its pace, or excluded a node from it."""
+
+    rollout_id: Id
+    changeset_id: Id
+    group_id: Id
+    by: Name
+    reason: Text | None = None
+    node_id: Id | None = None
+    pace_cap: Count | None = None
+    approved_by: Name | None = None
+
+
+class ApprovalMoved(EventData, frozen=True, kw_only=True):
+    """Somebody asked for what needs four eyes, or another one decided it; ``verdict`` is absent while it is open."""
+
+    approval_id: Id
+    subject: Text
+    action: Name
+    by: Name
+    reason: Text
+    verdict: Name | None = None
+
+
+class OperatorActed(EventData, frozen=True, kw_only=True):
+    """Somebody changed something through the API: who, what, why, and from where.
+
+    Attributes:
+        action: Method and path of the operation, as openapi.yaml names it.
+        subject: What it was about, as other events name it.
+        address: Where the request came from.
+    """
+
+    by: Name
+    role: Name
+    action: Name
+    subject: Text
+    reason: Text | None = None
+    address: Name | None = None
+    request_id: Name | None = None
+
+
+class KeysChanged(EventData, frozen=True, kw_only=True):
+    """The list of signing keys changed; ``version`` is the list's."""
+
+    version: Count
+    key_ids: tuple[Name, ...]
+    by: Name
+    added: Name | None = None
+    retired: Name | None = None
+
+
+class NodeChanged(EventData, frozen=True, kw_only=True):
+    """An operator named a node, imported facts of it, or forgot it."""
+
+    node_id: Id
+    by: Name
+    machine_id: Name | None = None
+    application_id: Id | None = None
+    alias: Name | None = None
+    facts: dict[str, str] | None = None
+    forgotten: bool = False
+    reason: Text | None = None
+
+
+class FleetFlooded(EventData, frozen=True, kw_only=True):
+    """One machine id or address sent more reports than are taken; the rest was dropped.
+
+    Attributes:
+        kind: ``machine`` or ``address``.
+        source: The machine id or the address.
+        dropped: Reports dropped since the last such event.
+    """
+
+    application_id: Id
+    kind: Name
+    source: Name
+    dropped: Count
 
 
 class PolicyChanged(EventData, frozen=True, kw_only=True):

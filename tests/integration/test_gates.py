@@ -511,15 +511,17 @@ async def move(pool, rollout_id: uuid.UUID, to: str) -> str | None:
 
 async def test_a_rollout_moves_as_the_table_says(pool, world):
     """Every pair of states: what is allowed makes its event, what is not changes nothing."""
-    for before, after in itertools.product(RolloutState, RolloutState):
-        await pool.execute("UPDATE control.rollouts SET state = $1", before.value)
+    for before, after, has_run in itertools.product(RolloutState, RolloutState, (False, True)):
+        await pool.execute(
+            "UPDATE control.rollouts SET state = $1, running_since = CASE WHEN $2 THEN now() END", before.value, has_run
+        )
         await pool.execute("DELETE FROM event_log.inbox")
 
         answer = await move(pool, world.rollout_id, after.value)
 
         state = await pool.fetchval("SELECT state FROM control.rollouts")
         rows = await pool.fetch("SELECT type, data FROM event_log.inbox")
-        expected = event_of(before, after)
+        expected = event_of(before, after, has_run=has_run)
         assert (before, after, answer) == (before, after, before.value if expected else None)
         assert state == (after if expected else before).value
         assert [row["type"] for row in rows] == ([expected] if expected else [])

@@ -7,7 +7,7 @@ from typing import Final
 from services.control.answers.fields import ANY, COUNT, FLAG, ID, TEXT, TIME, Schema, object_of, or_null, ref, words
 
 ANSWERS: Final[dict[str, Schema]] = {
-    "Gate": object_of(
+    "ChangesetGate": object_of(
         "What every grant of a changeset passes; `pace` bounds the nodes in flight over all groups.",
         state=words("open", "halted", "suspended", "withdrawn"),
         reason=or_null(TEXT),
@@ -40,7 +40,7 @@ ANSWERS: Final[dict[str, Schema]] = {
         notes=TEXT,
         created_at=TIME,
         published_at=or_null(TIME),
-        gate=or_null(ref("Gate")),
+        gate=or_null(ref("ChangesetGate")),
         payloads={"type": "array", "items": ref("Payload"), "x-absent": True},
     ),
 }

@@ -65,7 +65,7 @@ ANSWERS: Final[dict[str, Schema]] = {
             silent=COUNT,
             cloned=COUNT,
         ),
-        gate=ref("Gate"),
+        gate=ref("ChangesetGate"),
         verdict=or_null(ref("Verdict")),
         halt_verdict=or_null(ref("Verdict")),
         evidence=or_null(ref("Evidence")),

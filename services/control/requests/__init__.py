@@ -38,7 +38,6 @@ from services.control.requests.fields import (
     Reason,
     Reference,
     Request,
-    RolloutState,
     Selector,
     Seq,
     Sha1Base64,
@@ -63,6 +62,7 @@ from services.control.requests.nodes import (
 from services.control.requests.rollouts import (
     RolloutsQuery,
 )
+from shared.domain.rollout import RolloutState
 
 __all__ = [
     "ApplicationsQuery",

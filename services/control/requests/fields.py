@@ -55,18 +55,6 @@ class ChangesetState(enum.StrEnum):
     WITHDRAWN = "withdrawn"
 
 
-class RolloutState(enum.StrEnum):
-    """As in control.rollouts."""
-
-    CREATED = "created"
-    RUNNING = "running"
-    PAUSED = "paused"
-    HALTED = "halted"
-    COMPLETED = "completed"
-    ABORTED = "aborted"
-    SUPERSEDED = "superseded"
-
-
 class NodeState(enum.StrEnum):
     """The state of a node's last attempt; ``none`` where it never had one."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 
-from services.control.requests.fields import Page, RolloutState
+from services.control.requests.fields import Page
+from shared.domain.rollout import RolloutState
 
 
 class RolloutsQuery(Page, frozen=True, kw_only=True):

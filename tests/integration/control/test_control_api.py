@@ -82,7 +82,7 @@ async def test_answers_have_the_members_that_are_described(operator, app, fleet)
         "GlobalGate": await operator.get("/halt"),
         "Application": await operator.get("/applications/os"),
         "Changeset": changeset,
-        "Gate": changeset["gate"],
+        "ChangesetGate": changeset["gate"],
         "Payload": changeset["payloads"][0],
         "Channel": promoted["channel"],
         "PromotionResult": promoted,

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from shared.domain.identity import node_id_for
 from shared.domain.policy import SMALL_FLEET, Policy, RolloutParameters, freeze
-from shared.domain.rollout import ACTIVE, RolloutState, event_of
+from shared.domain.rollout import ACTIVE, CLOSED, RolloutState, ShownState, event_of, shown
 from shared.domain.selector import matches
+from shared.domain.waves import Wave
 from shared.errors import InvalidInput
 
 
@@ -104,12 +105,42 @@ def test_a_node_has_one_id_per_application():
 
 
 def test_closed_rollouts_stay_closed():
-    """And nothing moves to where it is."""
+    """And nothing moves to where it is; a completed one is done with waiting, but can still be stopped."""
     for before in RolloutState:
         assert event_of(before, before) is None
-        if not before.active:
+        if before in CLOSED:
             assert all(event_of(before, after) is None for after in RolloutState)
     assert {state for state in RolloutState if state.active} == ACTIVE
+    assert {state for state in RolloutState if state.serving} == {RolloutState.RUNNING, RolloutState.COMPLETED}
+    assert {state for state in RolloutState if not state.active} == CLOSED | {RolloutState.COMPLETED}
     assert event_of(RolloutState.CREATED, RolloutState.RUNNING) == "rollout.started.v1"
-    assert event_of(RolloutState.HALTED, RolloutState.RUNNING) == "rollout.resumed.v1"
+    assert event_of(RolloutState.HALTED, RolloutState.RUNNING, has_run=True) == "rollout.resumed.v1"
+    assert event_of(RolloutState.PAUSED, RolloutState.RUNNING) == "rollout.started.v1"
+    assert event_of(RolloutState.WAITING_FOR_GATE, RolloutState.SCHEDULED) == "rollout.waited.v1"
+    assert event_of(RolloutState.SCHEDULED, RolloutState.WAITING_FOR_GATE) is None
     assert event_of(RolloutState.PAUSED, RolloutState.ABORTED) == "rollout.aborted.v1"
+    assert event_of(RolloutState.COMPLETED, RolloutState.RUNNING) is None
+
+
+def test_what_is_shown_of_a_rollout_that_runs():
+    """A brake hides a hold, and neither hides what has ended."""
+    assert shown(RolloutState.RUNNING, braked=True, held=True) is ShownState.BRAKED
+    assert shown(RolloutState.RUNNING, braked=False, held=True) is ShownState.HELD
+    for state in RolloutState:
+        assert shown(state, braked=False, held=False).value == state.value
+        if state is not RolloutState.RUNNING:
+            assert shown(state, braked=True, held=True).value == state.value
+            assert state.waiting == state.value.startswith(("waiting", "scheduled"))
+
+
+@pytest.mark.parametrize("fractions", [(0.1, 0.5), (0.5, 0.1, 1.0), (0.1, 0.1, 1.0)])
+def test_waves_widen_to_the_whole(fractions):
+    """What does not is refused when it is written."""
+    with pytest.raises(InvalidInput, match="wider"):
+        Policy(waves=tuple(Wave(fraction=fraction) for fraction in fractions))
+
+
+def test_the_pace_may_be_a_share_of_the_fleet():
+    """With a number beside it, the smaller of both holds."""
+    assert freeze(Policy(fleet_fraction=0.2), fleet_size=1000, group_size=10).concurrency == 200
+    assert freeze(Policy(fleet_fraction=0.2, concurrency=50), fleet_size=1000, group_size=10).concurrency == 50
