@@ -10,12 +10,12 @@ import asyncpg
 import stamina
 import structlog
 
-from services.update_check import dialect, store
+from services.update_check import store
 from services.update_check.configuration import RolloutView
 from services.update_check.contacts import ContactBook
 from services.update_check.decide import WITHHELD, Decision, Offer, Reason, Withheld, decide
-from services.update_check.dialect import Poll
 from services.update_check.keeper import SnapshotKeeper, postgres_is_away
+from services.update_check.poll import Poll, contact_of, observation_of
 from services.update_check.spool import Spool
 from services.update_check.standing import NOTHING, NodeKey, OpenAttempt
 from services.update_check.store import GrantRequest, GrantResult
@@ -88,7 +88,7 @@ class Checks:
         self._full_until: dict[uuid.UUID, float] = {}
 
     async def check(self, poll: Poll) -> Granted | Withheld | None:
-        """Take one ``<app>`` of a request: events, ping, update check, in this order.
+        """Take one node's request: reports, contact, update check, in this order.
 
         Returns:
             What the update check comes to; None where none was asked for.
@@ -96,20 +96,16 @@ class Checks:
         Raises:
             Unavailable: A report could be made durable neither in Postgres nor in the spool.
         """
-        app = poll.app
         attempt = self._keeper.standings.attempts.get(poll.key)
-        news = dialect.news_of(app) if app.events else ()
-        if news:
-            await self._record(
-                poll.key, [dialect.observation_of(poll, event, kind, self._ids.uuid7()) for event, kind in news]
-            )
+        if poll.news:
+            await self._record(poll.key, [observation_of(poll, news, self._ids.uuid7()) for news in poll.news])
         elif attempt is not None and attempt.boot_id != poll.boot_id:
-            await self._record(poll.key, [dialect.contact_of(poll, self._ids.uuid7())])
+            await self._record(poll.key, [contact_of(poll, self._ids.uuid7())])
         else:
             self._contacts.heard(poll)
         if attempt is None:
             self._contacts.idle("")
-        if not app.update_check:
+        if not poll.asks:
             return None
         decision = self._decide(poll)
         answer = decision if isinstance(decision, Withheld) else await self._ask(decision, poll)
@@ -168,7 +164,7 @@ class Checks:
             self._keeper.configuration,
             group,
             arch,
-            poll.app.version,
+            poll.version,
             attempt=standings.attempts.get(key),
             quarantined=standings.quarantined.get(key, NOTHING),
             cloned=key in standings.cloned,
@@ -183,7 +179,7 @@ class Checks:
             return WITHHELD[Reason.CHANGESET_PACE]
         try:
             # The node's row must say what this poll says before an offer compares with it.
-            for outcome in await self._reporter.submit_many([dialect.contact_of(poll, self._ids.uuid7())]):
+            for outcome in await self._reporter.submit_many([contact_of(poll, self._ids.uuid7())]):
                 self._learn(poll.key, outcome)
             decision = self._decide(poll)
             if isinstance(decision, Withheld):
@@ -204,7 +200,7 @@ class Checks:
             attempt_id=self._ids.uuid7(),
             token=self._ids.token(),
             event_id=self._ids.uuid7(),
-            version=poll.app.version,
+            version=poll.version,
             boot_id=poll.boot_id,
             at=poll.at,
             traceparent=poll.traceparent,

@@ -13,8 +13,8 @@ import asyncpg
 import structlog
 from asyncpg.pgproto.pgproto import UUID as FastUUID  # noqa: N811  # a UUID that asyncpg makes and encodes in C
 
-from services.update_check.dialect import Poll, contact_of
 from services.update_check.keeper import postgres_is_away
+from services.update_check.poll import Poll, contact_of
 from services.update_check.standing import NodeKey
 from services.update_check.store import count_contacts, write_contacts
 from shared.fleet import FleetReporter
@@ -109,7 +109,7 @@ class ContactBook:
                 connection,
                 node_ids=node_ids,
                 group_ids=[poll.group.group_id if poll.group is not None else None for poll in polls],
-                versions=[poll.app.version for poll in polls],
+                versions=[poll.version for poll in polls],
                 boot_ids=[poll.boot_id for poll in polls],
                 times=[poll.at for poll in polls],
                 awaited_every=self._awaited_every,

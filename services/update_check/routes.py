@@ -9,8 +9,8 @@ from aiohttp import web
 
 from services.update_check.checks import Checks, Granted
 from services.update_check.decide import Withheld
-from services.update_check.dialect import identifies_node, poll_of
 from services.update_check.keeper import SnapshotKeeper
+from services.update_check.omaha import identifies_node, poll_of
 from shared.clock import Clock
 from shared.errors import UneventfulError
 from shared.observability.metrics import METRICS

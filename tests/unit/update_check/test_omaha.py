@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.update_check import dialect
+from services.update_check import omaha
 from services.update_check.configuration import ApplicationView, GroupView
+from services.update_check.poll import Poll, contact_of, observation_of
 from shared.domain.identity import node_id_for
 from shared.domain.observation import Observation, ObservationKind
 from shared.events.types import NodeEnrolled, UpdateEvent
@@ -43,15 +44,16 @@ def app(**changes: object) -> App:
     )
 
 
-def poll(request: Request | None = None, **changes: object) -> dialect.Poll:
+def poll(request: Request | None = None, **changes: object) -> Poll:
     request = request or Request(protocol="3.0", os_platform="CoreOS")
-    return dialect.poll_of(request, app(**changes), FLATCAR, at=AT, address="192.0.2.7", traceparent="00-a")
+    return omaha.poll_of(request, app(**changes), FLATCAR, at=AT, address="192.0.2.7", traceparent="00-a")
 
 
-def observe(
-    request: Request | None = None, event: Event | None = None, kind: ObservationKind = ObservationKind.POLL, **changes
-) -> Observation:
-    return dialect.observation_of(poll(request, **changes), event, kind, uuid.UUID(int=5))
+def observe(request: Request | None = None, event: Event | None = None, **changes: object) -> Observation:
+    if event is None:
+        return contact_of(poll(request, **changes), uuid.UUID(int=5))
+    said = poll(request, events=(event,), **changes)
+    return observation_of(said, said.news[0], uuid.UUID(int=5))
 
 
 def test_a_poll_says_who_where_and_in_which_boot():
@@ -74,11 +76,11 @@ def test_a_poll_says_who_where_and_in_which_boot():
 
 def test_flag_bits_are_split_from_the_error():
     """44 has none; the others say that the server is not the public one."""
-    failed = observe(None, Event(3, 0, 9 | 1 << 28), ObservationKind.FAILED)
+    failed = observe(None, Event(3, 0, 9 | 1 << 28))
     assert (failed.error_code, failed.error_base, failed.error_class) == (9 | 1 << 28, 9, "network")
-    updated = observe(None, Event(3, 2, None, "3033.1.0"), ObservationKind.UPDATED)
+    updated = observe(None, Event(3, 2, None, "3033.1.0"))
     assert updated.previous_version == "3033.1.0"
-    assert observe(None, Event(3, 2)).previous_version is None
+    assert failed.previous_version is None
 
 
 def test_a_node_outside_every_group_is_still_observed():
@@ -89,14 +91,14 @@ def test_a_node_outside_every_group_is_still_observed():
 def test_only_news_become_reports_in_their_order():
     """The steady 3/2, deferrals and other updaters' extras are none."""
     events = (Event(3, 2), Event(13, 1), Event(3, 9, 40), Event(800, 1), Event(14, 1), Event(3, 0, 44), Event(99, 7))
-    kinds = [kind for _, kind in dialect.news_of(app(events=events))]
+    kinds = [news.kind for news in omaha.news_of(app(events=events))]
     assert kinds == [ObservationKind.DOWNLOAD_STARTED, ObservationKind.DOWNLOADED, ObservationKind.ROLLED_BACK]
 
 
 def test_without_a_boot_id_another_version_is_another_boot():
     """That is all there is to go by; such ids never tell a clone."""
-    assert dialect.boot_id_of(app(bootid="{}")) == "unknown-3033.2.0"
-    assert dialect.boot_id_of(app(bootid="", version="3033.2.1")) == "unknown-3033.2.1"
+    assert omaha.boot_id_of(app(bootid="{}")) == "unknown-3033.2.0"
+    assert omaha.boot_id_of(app(bootid="", version="3033.2.1")) == "unknown-3033.2.1"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_without_a_boot_id_another_version_is_another_boot():
 )
 def test_who_does_not_say_who_it_is_is_not_remembered(changes, known):
     """No machine id, no version, or none that fits."""
-    assert dialect.identifies_node(app(**changes)) is known
+    assert omaha.identifies_node(app(**changes)) is known
 
 
 def test_each_fact_alone_is_as_all_together():
@@ -119,12 +121,12 @@ def test_each_fact_alone_is_as_all_together():
     request = Request(protocol="3.0", os_platform="CoreOS")
     one = app()
     facts = observe(request).facts
-    assert {name: dialect.fact(request, one, name) for name in facts} == facts
-    assert dialect.fact(request, one, "version") == "3033.2.0"
-    assert dialect.fact(request, one, "site") is None
+    assert {name: omaha.fact(request, one, name) for name in facts} == facts
+    assert omaha.fact(request, one, "version") == "3033.2.0"
+    assert omaha.fact(request, one, "site") is None
     empty = app(track="", oem="", oemversion="", alephversion="", machinealias="", version="")
     for name in ("track", "oem", "oemversion", "alephversion", "alias", "version"):
-        assert dialect.fact(request, empty, name) is None
+        assert omaha.fact(request, empty, name) is None
 
 
 words = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=MAX_ATTRIBUTE_CHARS)
@@ -136,7 +138,7 @@ def test_whatever_a_node_says_fits_its_events(arch, said):
     """An event that followers cannot read would stop them all."""
     request = Request(protocol="3.0", os_arch=arch)
     changes = said | {"board": ""}
-    if not dialect.identifies_node(app(**changes)):
+    if not omaha.identifies_node(app(**changes)):
         return
     said = observe(request, **changes)
     common = {

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import functools
-import uuid
 from datetime import datetime
+from typing import Final
 
-import msgspec
-
-from services.update_check.configuration import ApplicationView, GroupView
-from services.update_check.standing import NodeKey
-from shared.domain.identity import node_id_for
-from shared.domain.observation import Observation, ObservationKind, ObservationSource
+from services.update_check.configuration import ApplicationView
+from services.update_check.poll import MAX_ARCH, MAX_MACHINE_ID, MAX_VERSION, News, Poll
+from shared.domain.observation import ObservationKind, ObservationSource
 from shared.omaha.errorcodes import base_code, classify
 from shared.omaha.facts import arch_of, facts_of
 from shared.omaha.identity import normalise_boot_id
 from shared.omaha.meaning import EventMeaning, event_meaning
 from shared.omaha.request import App, Event, Request
 
-MAX_MACHINE_ID = 128
-MAX_VERSION = 128
-MAX_ARCH = 32
-"""As long as a changeset's arch may be: what is longer names none, and an event would not take it."""
+ON_DEMAND: Final = "ondemandupdate"
+"""The install source of a check that somebody asked for at the node."""
 
 _KINDS = {
     EventMeaning.DOWNLOAD_STARTED: ObservationKind.DOWNLOAD_STARTED,
@@ -73,14 +68,14 @@ def fact(request: Request, app: App, name: str) -> str | None:
             return None
 
 
-def news_of(app: App) -> list[tuple[Event, ObservationKind]]:
+def news_of(app: App) -> tuple[News, ...]:
     """The events that say something, in order."""
-    news: list[tuple[Event, ObservationKind]] = []
+    news: list[News] = []
     for event in app.events:
         kind = _kind_of(event)
         if kind is not None:
-            news.append((event, kind))
-    return news
+            news.append(_news(event, kind))
+    return tuple(news)
 
 
 @functools.lru_cache(maxsize=256)
@@ -88,19 +83,16 @@ def _kind_of(event: Event) -> ObservationKind | None:
     return _KINDS.get(event_meaning(event))
 
 
-class Poll(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One ``<app>`` of a request, with what is known about who sent it and when."""
-
-    request: Request
-    app: App
-    application: ApplicationView
-    key: NodeKey
-    boot_id: str
-    arch: str | None
-    group: GroupView | None
-    at: datetime
-    address: str | None
-    traceparent: str | None
+def _news(event: Event, kind: ObservationKind) -> News:
+    code = event.errorcode
+    base = base_code(code) if code is not None else None
+    return News(
+        kind=kind,
+        error_code=code,
+        error_base=base,
+        error_class=classify(base).value if base is not None else None,
+        previous_version=event.previousversion or None,
+    )
 
 
 def poll_of(
@@ -112,48 +104,22 @@ def poll_of(
     address: str | None,
     traceparent: str | None,
 ) -> Poll:
-    """Put together what one ``<app>`` says."""
+    """Put together what one ``<app>`` says, with what is known about who sent it and when."""
+    fact_of = functools.partial(fact, request, app)
     return Poll(
-        request=request,
-        app=app,
+        source=ObservationSource.OMAHA,
         application=application,
         key=(application.application_id, app.machineid),
+        version=app.version,
         boot_id=boot_id_of(app),
         arch=_arch(request, app),
-        group=application.group_of(functools.partial(fact, request, app)),
+        group=application.group_of(fact_of),
+        fact=fact_of,
+        facts=functools.partial(facts_of, request, app),
+        news=news_of(app) if app.events else (),
+        asks=app.update_check,
+        on_demand=request.install_source == ON_DEMAND,
         at=at,
         address=address,
         traceparent=traceparent,
-    )
-
-
-def contact_of(poll: Poll, event_id: uuid.UUID) -> Observation:
-    """What the poll itself says, whatever its events say."""
-    return observation_of(poll, None, ObservationKind.POLL if poll.app.update_check else ObservationKind.PING, event_id)
-
-
-def observation_of(poll: Poll, event: Event | None, kind: ObservationKind, event_id: uuid.UUID) -> Observation:
-    """What one event, or the poll itself, says."""
-    app = poll.app
-    code = event.errorcode if event is not None else None
-    base = base_code(code) if code is not None else None
-    return Observation(
-        event_id=event_id,
-        kind=kind,
-        source=ObservationSource.OMAHA,
-        node_id=node_id_for(*poll.key),
-        application_id=poll.application.application_id,
-        machine_id=app.machineid,
-        version=app.version,
-        boot_id=poll.boot_id,
-        at=poll.at,
-        group_id=poll.group.group_id if poll.group is not None else None,
-        arch=poll.arch,
-        facts=facts_of(poll.request, app),
-        address=poll.address,
-        error_code=code,
-        error_base=base,
-        error_class=classify(base).value if base is not None else None,
-        previous_version=event.previousversion or None if event is not None else None,
-        traceparent=poll.traceparent,
     )
