@@ -95,6 +95,19 @@ CREATE TABLE control.attestations (
 );
 CREATE INDEX attestations_by_changeset ON control.attestations USING btree (changeset_id, name, attested_at DESC);
 
+CREATE TABLE control.attester_keys (
+    key_id text NOT NULL,
+    name text NOT NULL,
+    public_key bytea NOT NULL,
+    trusted_at timestamp with time zone NOT NULL DEFAULT now(),
+    trusted_by text NOT NULL,
+    distrusted_at timestamp with time zone,
+    CONSTRAINT attester_keys_pkey PRIMARY KEY (key_id),
+    CONSTRAINT attester_keys_key_id_check CHECK (((length(key_id) >= 1) AND (length(key_id) <= 64))),
+    CONSTRAINT attester_keys_name_check CHECK (((length(name) >= 1) AND (length(name) <= 64))),
+    CONSTRAINT attester_keys_public_key_check CHECK ((octet_length(public_key) = 32))
+);
+
 CREATE TABLE control.changeset_gates (
     changeset_id uuid NOT NULL,
     state text NOT NULL DEFAULT 'open'::text,
@@ -173,6 +186,7 @@ CREATE TABLE control.channels (
     CONSTRAINT channels_name_check CHECK (((length(name) >= 1) AND (length(name) <= 64))),
     CONSTRAINT channels_position_check CHECK ((("position" >= 0) AND ("position" <= 63)))
 );
+CREATE INDEX channels_by_position ON control.channels USING btree ("position", channel_id);
 
 CREATE TABLE control.global_gate (
     only_row boolean NOT NULL DEFAULT true,

@@ -137,6 +137,11 @@ EVENT_TYPES = Registry(
             summary="The result of a release test was attached.",
         ),
         EventType(
+            name="changeset.marked.v1",
+            data=types.ChangesetMarked,
+            summary="A published changeset was declared a floor or a dead end, or no longer.",
+        ),
+        EventType(
             name="changeset.held.v1",
             data=types.ChangesetHeld,
             summary="No more of it for a segment, or again.",
@@ -219,6 +224,11 @@ EVENT_TYPES = Registry(
             summary="Somebody changed something through the API.",
         ),
         EventType(name="keys.changed.v1", data=types.KeysChanged, summary="The list of signing keys changed."),
+        EventType(
+            name="attester.changed.v1",
+            data=types.AttesterChanged,
+            summary="A tester's key is trusted to sign attestations, or no longer.",
+        ),
         EventType(
             name="node.changed.v1", data=types.NodeChanged, summary="An operator changed what is known of a node."
         ),

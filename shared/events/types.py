@@ -161,6 +161,23 @@ class ChangesetWithdrawn(EventData, frozen=True, kw_only=True):
     by: Name
 
 
+class ChangesetMarked(EventData, frozen=True, kw_only=True):
+    """A published changeset was declared a floor or a dead end, or no longer; what is absent did not change.
+
+    Attributes:
+        floor: Every node that comes from below takes it before anything newer.
+        dead_end: No update leads away from it.
+    """
+
+    changeset_id: Id
+    version: Version
+    arch: Name
+    reason: Text
+    by: Name
+    floor: bool | None = None
+    dead_end: bool | None = None
+
+
 class ChangesetAttested(EventData, frozen=True, kw_only=True):
     """The result of a release test was attached to a changeset.
 
@@ -391,6 +408,16 @@ class KeysChanged(EventData, frozen=True, kw_only=True):
     by: Name
     added: Name | None = None
     retired: Name | None = None
+
+
+class AttesterChanged(EventData, frozen=True, kw_only=True):
+    """A tester's key is trusted to sign attestations, or (``trusted`` false) no longer."""
+
+    name: Name
+    key_id: Id
+    by: Name
+    trusted: bool = True
+    reason: Text | None = None
 
 
 class NodeChanged(EventData, frozen=True, kw_only=True):
