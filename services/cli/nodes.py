@@ -9,6 +9,7 @@ import click
 
 from services.cli.client import Client
 from services.cli.command import app_option, arch_option, reason_option, talks
+from services.cli.node_tokens import floods, token
 from services.cli.output import Output
 from services.cli.text import cell
 
@@ -55,6 +56,10 @@ _FIELDS: Mapping[str, Any] = {
 @click.group()
 def node() -> None:
     """Nodes: machines of an application."""
+
+
+node.add_command(token)
+node.add_command(floods)
 
 
 @node.command("list")

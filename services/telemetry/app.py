@@ -10,7 +10,7 @@ import asyncpg
 from aiohttp import web
 
 from services.telemetry.application_watch import APPLICATIONS, ApplicationWatch
-from services.telemetry.routes import REPORTER, ReportRoutes
+from services.telemetry.routes import NODE_TOKENS, REPORTER, ReportRoutes
 from services.telemetry.settings import Settings
 from services.telemetry.store import ping
 from services.telemetry.wire import MAX_REPORTS
@@ -18,6 +18,7 @@ from shared.clock import SystemClock
 from shared.db.migrate import check_schema
 from shared.db.pool import create_pool
 from shared.fleet import FleetReporter
+from shared.fleet.node_tokens import NodeTokenCheck
 from shared.web import HEALTH, background, new_app
 
 NAME: Final = "telemetry"
@@ -36,6 +37,7 @@ def make_app(settings: Settings) -> web.Application:
             async with pool.acquire() as connection:
                 await check_schema(connection)
             app[POOL] = pool
+            app[NODE_TOKENS] = NodeTokenCheck(pool, clock)
             app[APPLICATIONS] = ApplicationWatch(pool, clock)
             await app[APPLICATIONS].look()
             app[REPORTER] = FleetReporter(
@@ -54,5 +56,10 @@ def make_app(settings: Settings) -> web.Application:
     app = new_app(name=NAME, max_body_bytes=MAX_BODY_BYTES, bare=True)
     app.cleanup_ctx.append(open_database)
     app.cleanup_ctx.append(background("watch of the applications", lambda running: running[APPLICATIONS].run()))
-    app.add_routes(ReportRoutes(clock, trust_forwarded_for=settings.trust_forwarded_for).table())
+    routes = ReportRoutes(
+        clock,
+        trust_forwarded_for=settings.trust_forwarded_for,
+        require_node_tokens=settings.require_node_tokens,
+    )
+    app.add_routes(routes.table())
     return app

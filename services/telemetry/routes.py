@@ -13,11 +13,13 @@ from shared.clock import Clock
 from shared.db.pool import is_transient
 from shared.errors import Fault, Unavailable, UneventfulError, UnsupportedType
 from shared.fleet import FleetReporter, OutcomeStatus
+from shared.fleet.node_tokens import NodeTokenCheck
 from shared.observability import counter
 from shared.observability.traces import parse_traceparent
 from shared.web import problem_response, read_body
 
 REPORTER: Final = web.AppKey("REPORTER", FleetReporter)
+NODE_TOKENS: Final = web.AppKey("NODE_TOKENS", NodeTokenCheck)
 AWAY_RETRY_AFTER_S: Final = 2.0
 WARN_EVERY_S: Final = 5.0
 
@@ -34,10 +36,12 @@ class ReportRoutes:
     Args:
         clock: Tells what is in the future.
         trust_forwarded_for: Whether a proxy in front sets X-Forwarded-For.
+        require_node_tokens: Whether reports are taken only with a node's token.
     """
 
-    def __init__(self, clock: Clock, *, trust_forwarded_for: bool) -> None:
+    def __init__(self, clock: Clock, *, trust_forwarded_for: bool, require_node_tokens: bool) -> None:
         self._clock = clock
+        self._require_node_tokens = require_node_tokens
         self._trust_forwarded_for = trust_forwarded_for
         self._warned_at = float("-inf")
 
@@ -69,6 +73,7 @@ class ReportRoutes:
         media_type = headers.get(hdrs.CONTENT_TYPE)
         if media_type is not None and not media_type.startswith("application/json"):
             raise UnsupportedType(f"send the body as application/json, not {media_type[:100]!r}")
+        token = await request.app[NODE_TOKENS].node_of(headers, required=self._require_node_tokens)
         body = decode(await read_body(request))
         traceparent = headers.get("traceparent")
         if traceparent is not None and parse_traceparent(traceparent) is None:
@@ -80,7 +85,14 @@ class ReportRoutes:
             # It may have been made a moment ago, and an agent does not come again with what was refused.
             await applications.look_again()
             find = applications.find
-        observations, errors = observe(body, application_id_of=find, now=now, address=address, traceparent=traceparent)
+        observations, errors = observe(
+            body,
+            application_id_of=find,
+            now=now,
+            address=address,
+            traceparent=traceparent,
+            only=None if token is None else (token.application_id, token.machine_id or ""),
+        )
         duplicates = refused = 0
         if observations:
             wrong = {error.index for error in errors}

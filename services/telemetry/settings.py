@@ -23,6 +23,9 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
         float,
         msgspec.Meta(gt=0, le=86400, description="A staged node's pings become an event at most this often."),
     ] = 900.0
+    require_node_tokens: Annotated[
+        bool, msgspec.Meta(description="Take reports only with a node's token, which /v1/enrol of update_check gives.")
+    ] = False
     trust_forwarded_for: Annotated[
         bool, msgspec.Meta(description="Take a node's address from X-Forwarded-For, behind a proxy that sets it.")
     ] = False

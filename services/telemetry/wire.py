@@ -87,7 +87,7 @@ class ReportError(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         index: Its place in the body, from 0.
-        code: ``invalid_input``, ``application_unknown`` or ``at_in_future``.
+        code: ``invalid_input``, ``application_unknown``, ``at_in_future`` or ``not_permitted``.
     """
 
     index: int
@@ -147,6 +147,7 @@ def observe(
     now: datetime,
     address: str | None,
     traceparent: str | None,
+    only: tuple[uuid.UUID, str] | None = None,
 ) -> tuple[list[Observation], list[ReportError]]:
     """Make observations of reports.
 
@@ -156,6 +157,7 @@ def observe(
         now: The time that ``at`` may not be far ahead of.
         address: Where the request came from.
         traceparent: The caller's trace.
+        only: The application and machine id whose token came with the reports; they may be about no other node.
 
     Returns:
         What is to be recorded, in order, and all errors by index, those of the decoding included.
@@ -175,6 +177,9 @@ def observe(
         application_id = application_id_of(report.application)
         if application_id is None:
             errors.append(ReportError(index, "application_unknown", f"there is no application {report.application!r}"))
+            continue
+        if only is not None and only != (application_id, report.machine_id):
+            errors.append(ReportError(index, "not_permitted", "the token belongs to another node"))
             continue
         facts = report.facts
         if report.group is not None:

@@ -288,6 +288,7 @@ CREATE TABLE control.node_tokens (
     CONSTRAINT node_tokens_kind_check CHECK ((kind = ANY (ARRAY['enrolment'::text, 'node'::text, 'path'::text]))),
     CONSTRAINT node_tokens_machine_id_check CHECK (((length(machine_id) >= 1) AND (length(machine_id) <= 128)))
 );
+CREATE INDEX node_tokens_by_machine ON control.node_tokens USING btree (application_id, machine_id) WHERE (kind = 'node'::text);
 CREATE INDEX node_tokens_in_force ON control.node_tokens USING btree (application_id, kind) WHERE (revoked_at IS NULL);
 
 CREATE TABLE control.payloads (
@@ -552,6 +553,8 @@ CREATE TABLE fleet.floods (
     dropped bigint NOT NULL,
     first_at timestamp with time zone NOT NULL,
     last_at timestamp with time zone NOT NULL,
+    told_at timestamp with time zone,
+    untold bigint NOT NULL DEFAULT 0,
     CONSTRAINT floods_pkey PRIMARY KEY (application_id, kind, source),
     CONSTRAINT floods_kind_check CHECK ((kind = ANY (ARRAY['machine'::text, 'address'::text]))),
     CONSTRAINT floods_source_check CHECK (((length(source) >= 1) AND (length(source) <= 128)))
@@ -644,6 +647,48 @@ CREATE TABLE migrations.schema_version (
     CONSTRAINT schema_version_pkey PRIMARY KEY (only_row),
     CONSTRAINT schema_version_only_row_check CHECK (only_row)
 );
+
+CREATE OR REPLACE FUNCTION control.enrol_node_v1(p_application_id uuid, p_enrolment_sha256 bytea, p_machine_id text, p_token_id uuid, p_token_sha256 bytea, p_address text, p_event_id uuid)
+ RETURNS TABLE(status text, group_id uuid)
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    enrolment control.node_tokens;
+    known control.node_tokens;
+BEGIN
+    SELECT * INTO enrolment FROM control.node_tokens t
+     WHERE t.token_sha256 = p_enrolment_sha256 AND t.kind = 'enrolment' AND t.application_id = p_application_id FOR UPDATE;
+    IF NOT FOUND OR enrolment.revoked_at IS NOT NULL OR enrolment.expires_at <= clock_timestamp() THEN
+        RETURN QUERY SELECT 'refused', NULL::uuid;
+        RETURN;
+    END IF;
+    -- Two enrolments of one machine id, by different enrolment tokens, at once.
+    PERFORM pg_advisory_xact_lock(hashtextextended(p_application_id || p_machine_id, 0));
+    SELECT * INTO known FROM control.node_tokens t
+     WHERE t.application_id = p_application_id AND t.kind = 'node' AND t.machine_id = p_machine_id AND t.revoked_at IS NULL
+       AND (t.expires_at IS NULL OR t.expires_at > clock_timestamp()) LIMIT 1;
+    IF FOUND THEN
+        RETURN QUERY SELECT CASE WHEN known.token_sha256 = p_token_sha256 THEN 'again' ELSE 'taken' END, known.group_id;
+        RETURN;
+    END IF;
+    INSERT INTO control.node_tokens (token_id, application_id, kind, group_id, machine_id, token_sha256, created_by)
+    VALUES (p_token_id, p_application_id, 'node', enrolment.group_id, p_machine_id, p_token_sha256,
+            'enrolment/' || enrolment.token_id)
+    ON CONFLICT (token_sha256) DO NOTHING;
+    IF NOT FOUND THEN
+        -- The same nonce as of a token that was revoked.
+        RETURN QUERY SELECT 'refused', NULL::uuid;
+        RETURN;
+    END IF;
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data)
+    VALUES (p_event_id, 'node.token_issued.v1', 'update_check', 'applications/' || p_application_id, p_application_id::text,
+            clock_timestamp(),
+            jsonb_strip_nulls(jsonb_build_object(
+                'application_id', p_application_id, 'machine_id', p_machine_id, 'group_id', enrolment.group_id,
+                'token_id', p_token_id, 'enrolment_id', enrolment.token_id, 'address', p_address)));
+    RETURN QUERY SELECT 'enrolled', enrolment.group_id;
+END
+$function$;
 
 CREATE OR REPLACE FUNCTION control.halt_changeset_v1(p_changeset_id uuid, p_reason text, p_by text, p_evidence jsonb, p_event_id uuid, p_source text)
  RETURNS boolean
@@ -1068,6 +1113,37 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION fleet.flooded_v1(p_application_ids uuid[], p_kinds text[], p_sources text[], p_dropped bigint[], p_at timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    INSERT INTO fleet.floods AS f (application_id, kind, source, dropped, untold, first_at, last_at)
+    SELECT u.application_id, u.kind, u.source, u.dropped, u.dropped, p_at, p_at
+      FROM unnest(p_application_ids, p_kinds, p_sources, p_dropped) AS u(application_id, kind, source, dropped)
+     ORDER BY u.application_id, u.kind, u.source
+    ON CONFLICT (application_id, kind, source) DO UPDATE
+       SET dropped = f.dropped + excluded.dropped, untold = f.untold + excluded.untold,
+           last_at = greatest(f.last_at, excluded.last_at);
+    WITH due AS (
+        SELECT f.application_id, f.kind, f.source, f.untold
+          FROM fleet.floods f
+          JOIN unnest(p_application_ids, p_kinds, p_sources) AS u(application_id, kind, source) USING (application_id, kind, source)
+         WHERE f.told_at IS NULL OR f.told_at <= clock_timestamp() - interval '1 min'
+    ), told AS (
+        UPDATE fleet.floods f SET told_at = clock_timestamp(), untold = 0
+          FROM due WHERE (f.application_id, f.kind, f.source) = (due.application_id, due.kind, due.source)
+    )
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data)
+    SELECT gen_random_uuid(), 'fleet.flooded.v1', 'update_check', 'applications/' || due.application_id,
+           due.application_id::text, p_at,
+           jsonb_build_object('application_id', due.application_id, 'kind', due.kind, 'source', due.source,
+                              'dropped', due.untold)
+      FROM due ORDER BY due.kind, due.source;
+    DELETE FROM fleet.floods f WHERE f.last_at < p_at - interval '30 days';
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION fleet.grant_v1(p_rollout_id uuid, p_policy_version bigint, p_node_ids uuid[], p_attempt_ids uuid[], p_tokens text[], p_event_ids uuid[], p_versions text[], p_boot_ids text[], p_times timestamp with time zone[], p_traceparents text[])
  RETURNS TABLE(ordinal bigint, status text, attempt_id uuid, token text)
  LANGUAGE plpgsql
@@ -1295,15 +1371,16 @@ BEGIN
 
     WITH registered AS (
         INSERT INTO fleet.nodes AS old (node_id, application_id, machine_id, group_id, version, arch, boot_id, boot_seen_at,
-                                        facts, address, first_seen_at, last_contact_at)
+                                        facts, address, dialect, first_seen_at, last_contact_at)
         SELECT DISTINCT ON (u.node_id) u.node_id, u.application_id, u.machine_id, u.group_id, u.version, u.arch, u.boot_id,
-               u.at, coalesce(u.facts, '{}'), u.address, u.at, max(u.at) OVER (PARTITION BY u.node_id)
+               u.at, coalesce(u.facts, '{}'), u.address, u.source, u.at, max(u.at) OVER (PARTITION BY u.node_id)
           FROM unnest(p_node_ids, p_application_ids, p_machine_ids, p_group_ids, p_versions, p_arches, p_boot_ids, p_times,
-                      p_facts, p_addresses) WITH ORDINALITY
-               AS u(node_id, application_id, machine_id, group_id, version, arch, boot_id, at, facts, address, ord)
+                      p_facts, p_addresses, p_sources) WITH ORDINALITY
+               AS u(node_id, application_id, machine_id, group_id, version, arch, boot_id, at, facts, address, source, ord)
          ORDER BY u.node_id, u.ord
         ON CONFLICT (node_id) DO UPDATE SET last_contact_at = greatest(old.last_contact_at, excluded.last_contact_at),
-                                            group_id = coalesce(excluded.group_id, old.group_id)
+                                            group_id = coalesce(excluded.group_id, old.group_id),
+                                            dialect = excluded.dialect
         RETURNING node_id, (xmax = 0) AS inserted
     ) SELECT coalesce(array_agg(node_id) FILTER (WHERE inserted), '{}') INTO enrolled_ids FROM registered;
 

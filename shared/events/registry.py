@@ -254,6 +254,11 @@ EVENT_TYPES = Registry(
         _update("failed", "The attempt ended before the reboot."),
         _update("presumed_lost", "The node was silent past its deadline: a bad outcome if it had started."),
         _update("recalled", "The attempt was called off: neither good nor bad."),
+        EventType(
+            name="node.token_issued.v1",
+            data=types.NodeTokenIssued,
+            summary="A machine enrolled and got a token of its own.",
+        ),
         EventType(name="node.enrolled.v1", data=types.NodeEnrolled, summary="A node was seen for the first time."),
         EventType(name="node.cloned.v1", data=types.NodeCloned, summary="Two machines use one machine id."),
         EventType(

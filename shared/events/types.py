@@ -471,6 +471,22 @@ class NodeEnrolled(EventData, frozen=True, kw_only=True):
     address: Name | None = None
 
 
+class NodeTokenIssued(EventData, frozen=True, kw_only=True):
+    """A machine enrolled and got a token of its own.
+
+    Attributes:
+        token_id: The token's, by which it is revoked.
+        enrolment_id: The enrolment token that it showed.
+    """
+
+    application_id: Id
+    machine_id: Name
+    token_id: Id
+    enrolment_id: Id
+    group_id: Id | None = None
+    address: Text | None = None
+
+
 class NodeCloned(EventData, frozen=True, kw_only=True):
     """Two machines use one machine id: neither gets grants, neither is evidence."""
 

@@ -12,6 +12,7 @@ from services.control.answers import (
     global_gate,
     groups,
     ledger,
+    node_tokens,
     nodes,
     rollouts,
     service,
@@ -46,5 +47,6 @@ ANSWERS: Final = merge(
     groups.ANSWERS,
     rollouts.ANSWERS,
     nodes.ANSWERS,
+    node_tokens.ANSWERS,
     ledger.ANSWERS,
 )

@@ -55,6 +55,12 @@ from services.control.requests.ledger import (
     EventsQuery,
     VerifyQuery,
 )
+from services.control.requests.node_tokens import (
+    FloodsQuery,
+    NewNodeToken,
+    NewNodeTokenKind,
+    NodeTokensQuery,
+)
 from services.control.requests.nodes import (
     Lift,
     NodesQuery,
@@ -75,6 +81,7 @@ __all__ = [
     "FactName",
     "FactValue",
     "FileName",
+    "FloodsQuery",
     "GroupPatch",
     "GroupsQuery",
     "HistoryQuery",
@@ -86,8 +93,11 @@ __all__ = [
     "NewChangeset",
     "NewChannel",
     "NewGroup",
+    "NewNodeToken",
+    "NewNodeTokenKind",
     "NewPayload",
     "NodeState",
+    "NodeTokensQuery",
     "NodesQuery",
     "OmahaId",
     "Page",

@@ -11,6 +11,7 @@ from services.control.routes import (
     global_gate,
     groups,
     ledger,
+    node_tokens,
     nodes,
     rollouts,
     service,
@@ -29,5 +30,6 @@ ROUTES: Final = (
     *groups.ROUTES,
     *rollouts.ROUTES,
     *nodes.ROUTES,
+    *node_tokens.ROUTES,
     *ledger.ROUTES,
 )

@@ -13,6 +13,7 @@ from services.control.store.channels import Channels
 from services.control.store.global_gate import GlobalGate
 from services.control.store.groups import Groups
 from services.control.store.ledger import Ledger
+from services.control.store.node_tokens import NodeTokens
 from services.control.store.nodes import Nodes
 from services.control.store.rollouts import Rollouts
 from services.control.store.tokens import Tokens
@@ -45,6 +46,7 @@ class Store:
         self.channels = Channels(database, self.applications, self.changesets, self.rollouts)
         self.groups = Groups(database, self.applications, self.changesets, self.channels, self.rollouts)
         self.nodes = Nodes(database, self.applications)
+        self.node_tokens = NodeTokens(database, self.applications)
         self.ledger = Ledger(database)
 
     async def ping(self) -> None:

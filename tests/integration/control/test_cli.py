@@ -328,3 +328,25 @@ async def test_the_token_command(database_url, operator_at, control):
     assert status == 1
     assert "replace" in said
     assert (await make("--replace"))[0] == 0
+
+
+async def test_node_tokens_from_the_terminal(terminal, control, pool):
+    """Made, listed without the secret, revoked; and floods are shown."""
+    await terminal.json("app", "add", "os")
+    await terminal.json("channel", "add", "os", "stable", "--arch", "x86_64")
+    await terminal.json("group", "add", "os", "edge", "--channel", "stable")
+    made = await terminal.json("node", "token", "create", "--app", "os", "--group", "edge", "--expires-in", "90d")
+    assert made["token"].startswith("unr_")
+    secret = await terminal.json("node", "token", "create", "--app", "os", "--path", "--machine", "m1")
+    assert secret["machine_id"] == "m1"
+
+    listed = await terminal.text("node", "token", "list")
+    assert "enrolment" in listed
+    assert made["token"] not in listed
+    await terminal.json("node", "token", "revoke", made["token_id"], "--reason", "leaked")
+    assert len((await terminal.json("node", "token", "list"))["items"]) == 1
+    assert len((await terminal.json("node", "token", "list", "--all", "--app", "os"))["items"]) == 2
+    await terminal.fails(2, "node", "token", "create", "--app", "os")
+    await terminal.fails(2, "node", "token", "create", "--app", "os", "--path", "--expires-in", "soon")
+
+    assert "No floods." in await terminal.text("node", "floods")

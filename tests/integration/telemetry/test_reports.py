@@ -22,6 +22,7 @@ from services.standalone.processes import free_ports
 from services.telemetry.app import make_app
 from services.telemetry.settings import Settings
 from shared.db import create_pool, migrate
+from shared.fleet.node_tokens import NodeTokenKind, make_node_token, node_token_hash
 from shared.settings import Secret
 
 WAY = ["download_started", "downloaded", "staged", "booted", "committed"]
@@ -316,3 +317,51 @@ async def test_what_was_acknowledged_survives_postgres(tmp_path_factory, grow):
         pool.terminate()
     finally:
         await server.stop()
+
+
+@pytest.fixture
+async def token_of(pool):
+    """Gives a node its own token, as enrolling does."""
+
+    async def give(fleet, number: int) -> str:
+        token = make_node_token(NodeTokenKind.NODE)
+        await pool.execute(
+            "INSERT INTO control.node_tokens (token_id, application_id, kind, machine_id, token_sha256, created_by) "
+            "VALUES ($1, $2, 'node', $3, $4, 'test')",
+            uuid.uuid4(),
+            fleet.application_id,
+            f"m{number}",
+            node_token_hash(token),
+        )
+        return token
+
+    return give
+
+
+async def test_a_nodes_token_speaks_for_that_node_alone(client, grow, pool, token_of):
+    """What it says about another one moves nothing; a token that is none is refused whole."""
+    fleet = await grow(2)
+    token = await token_of(fleet, 0)
+    both = [fleet.report(0, "staged"), fleet.report(1, "rolled_back")]
+
+    status, answer = await post(client, both, Authorization=f"Bearer {token}")
+    assert status == 202
+    assert answer["accepted"] == 1
+    assert [(error["index"], error["code"]) for error in answer["errors"]] == [(1, "not_permitted")]
+    assert await state_of(pool, fleet, 0) == "staged"
+    assert await state_of(pool, fleet, 1) == "offered"
+    status, answer = await post(client, both, Authorization="Bearer unn_" + 43 * "x")
+    assert (status, answer["code"]) == (401, "not_authenticated")
+
+
+@pytest.mark.parametrize("overrides", [{"require_node_tokens": True}])
+async def test_where_tokens_are_required_none_is_refused(client, grow, pool, token_of):
+    """Nothing of the request is taken; with the token it is."""
+    fleet = await grow(1)
+    status, answer = await post(client, fleet.report(0, "staged"))
+    assert (status, answer["code"]) == (401, "not_authenticated")
+    assert await state_of(pool, fleet, 0) == "offered"
+
+    status, answer = await post(client, fleet.report(0, "staged"), Authorization=f"Bearer {await token_of(fleet, 0)}")
+    assert (status, answer["accepted"]) == (202, 1)
+    assert await pool.fetchval("SELECT dialect FROM fleet.nodes WHERE node_id = $1", fleet.node_id(0)) == "native"

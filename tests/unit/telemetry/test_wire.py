@@ -34,7 +34,7 @@ def report(**changes) -> dict:
     return {name: value for name, value in (whole | changes).items() if value is not None}
 
 
-def seen(body, address="10.0.0.9", traceparent=None):
+def seen(body, address="10.0.0.9", traceparent=None, only=None):
     """Observations and errors of a body, as the handler would get them."""
     return observe(
         decode(json.dumps(body).encode()),
@@ -42,6 +42,7 @@ def seen(body, address="10.0.0.9", traceparent=None):
         now=NOW,
         address=address,
         traceparent=traceparent,
+        only=only,
     )
 
 
@@ -214,3 +215,14 @@ def test_the_answer_is_json():
         "duplicates": 0,
         "errors": [{"index": 2, "code": "invalid_input", "message": 'a "b"'}],
     }
+
+
+def test_a_token_speaks_for_its_own_node_alone():
+    """What is said about another node, or for another application, is an error of its own."""
+    body = [report(), report(machine_id="another")]
+    observations, errors = seen(body, only=(APPLICATION, "m1"))
+    assert [one.machine_id for one in observations] == ["m1"]
+    assert [(error.index, error.code) for error in errors] == [(1, "not_permitted")]
+    foreign, errors = seen(body, only=(uuid.UUID(int=8), "m1"))
+    assert foreign == []
+    assert {error.code for error in errors} == {"not_permitted"}
