@@ -13,16 +13,18 @@ import structlog
 from services.update_check import store
 from services.update_check.configuration import RolloutView
 from services.update_check.contacts import ContactBook
-from services.update_check.decide import WITHHELD, Decision, Offer, Reason, Withheld, decide
+from services.update_check.decide import Decision, Offer, decide
 from services.update_check.keeper import SnapshotKeeper, postgres_is_away
 from services.update_check.poll import Poll, contact_of, observation_of
 from services.update_check.spool import Spool
 from services.update_check.standing import NOTHING, NodeKey, OpenAttempt
 from services.update_check.store import GrantRequest, GrantResult
+from services.update_check.withheld import WITHHELD, Withheld
 from shared.clock import Clock
 from shared.db.group_commit import GroupCommit
 from shared.domain.identity import node_id_for
 from shared.domain.observation import Observation
+from shared.domain.reasons import GRANTED, Reason
 from shared.errors import Unavailable
 from shared.fleet import FleetReporter, Outcome
 from shared.ids import IdSource
@@ -38,15 +40,14 @@ PACE_FULL_S = 0.25
 
 _log = structlog.get_logger()
 
-# Prepared, for a look at an enum's value costs more than a look into a dict.
-_LABELS = {reason: (reason.value,) for reason in Reason}
-_GRANTED = ("granted",)
+_GRANTED = (GRANTED,)
 _REASONS = {reason.value: reason for reason in Reason} | {
     "pace": Reason.CHANGESET_PACE,
-    "rollout_paused": Reason.ROLLOUT_PAUSED,
-    "rollout_halted": Reason.HALTED,
     "rollout_created": Reason.ROLLOUT_PAUSED,
-    "rollout_completed": Reason.NO_ROLLOUT,
+    "rollout_waiting_for_gate": Reason.WAITING_FOR_GATE,
+    "rollout_waiting_for_approval": Reason.WAITING_FOR_APPROVAL,
+    "rollout_scheduled": Reason.SCHEDULED,
+    "rollout_halted": Reason.HALTED,
     "rollout_aborted": Reason.NO_ROLLOUT,
     "rollout_superseded": Reason.NO_ROLLOUT,
     "rollout_unknown": Reason.NO_ROLLOUT,
@@ -109,7 +110,7 @@ class Checks:
             return None
         decision = self._decide(poll)
         answer = decision if isinstance(decision, Withheld) else await self._ask(decision, poll)
-        DECISIONS.add(1, _LABELS[answer.reason] if isinstance(answer, Withheld) else _GRANTED)
+        DECISIONS.add(1, answer.label if isinstance(answer, Withheld) else _GRANTED)
         return answer
 
     async def drain_spool(self) -> int:
@@ -154,23 +155,21 @@ class Checks:
             return WITHHELD[closed]
         if not self._spool.empty:
             return WITHHELD[Reason.REPORTS_SPOOLED]
-        key, group, arch = poll.key, poll.group, poll.arch
-        rollout = group.rollouts.get(arch) if group is not None and arch is not None else None
+        key = poll.key
         retry = standings.retries.get(key)
         if retry is not None and retry[1] <= self._clock.monotonic():
             del standings.retries[key]
             retry = None
         return decide(
             self._keeper.configuration,
-            group,
-            arch,
-            poll.version,
+            poll,
+            now=poll.at,
             attempt=standings.attempts.get(key),
             quarantined=standings.quarantined.get(key, NOTHING),
             cloned=key in standings.cloned,
             retry_changeset=retry[0] if retry is not None else None,
-            changeset_in_flight=standings.changeset_in_flight[rollout.changeset_id] if rollout is not None else 0,
-            group_in_flight=standings.group_in_flight[rollout.group_id] if rollout is not None else 0,
+            changeset_in_flight=standings.changeset_in_flight,
+            group_in_flight=standings.group_in_flight,
         )
 
     async def _ask(self, offer: Offer, poll: Poll) -> Granted | Withheld:
@@ -224,7 +223,7 @@ class Checks:
             standings.cloned.add(poll.key)
         elif reason is Reason.CHANGESET_PACE:
             self._full_until[rollout.rollout_id] = self._clock.monotonic() + PACE_FULL_S
-        elif reason is not Reason.ATTEMPT_OPEN:
+        elif reason not in {Reason.ATTEMPT_OPEN, Reason.FAILURE_DOMAIN}:
             # The gate knows something that the snapshot does not.
             self._keeper.wake()
         return WITHHELD[reason]

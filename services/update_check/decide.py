@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
-from services.update_check.configuration import Configuration, GroupView, RolloutView
+from services.update_check.configuration import Configuration, RolloutView
+from services.update_check.poll import Poll
 from services.update_check.standing import OpenAttempt
-
-
-class Reason(enum.StrEnum):
-    """Why a node is not updated now. Bounded: it is a metric's label and what operators are shown."""
-
-    UP_TO_DATE = "up_to_date"
-    NO_GROUP = "no_group"
-    NO_ROLLOUT = "no_rollout"
-    UPDATES_DISABLED = "updates_disabled"
-    VERSION_UNKNOWN = "version_unknown"
-    HALTED_EVERYWHERE = "halted_everywhere"
-    HALTED = "halted"
-    SUSPENDED = "suspended"
-    WITHDRAWN = "withdrawn"
-    BRAKED = "braked"
-    ROLLOUT_PAUSED = "rollout_paused"
-    QUARANTINED = "quarantined"
-    CLONED = "cloned"
-    ATTEMPT_OPEN = "attempt_open"
-    RETRY_LATER = "retry_later"
-    ATTEMPTS_SPENT = "attempts_spent"
-    CHANGESET_PACE = "changeset_pace"
-    GROUP_PACE = "group_pace"
-    POLICY_CHANGED = "policy_changed"
-    SNAPSHOT_STALE = "snapshot_stale"
-    ANALYSIS_LAGS = "analysis_lags"
-    REPORTS_SPOOLED = "reports_spooled"
-    NODE_UNKNOWN = "node_unknown"
-    POSTGRES_AWAY = "postgres_away"
-
-
-@dataclass(frozen=True, slots=True)
-class Withheld:
-    """No update now."""
-
-    reason: Reason
+from services.update_check.withheld import WITHHELD, Withheld
+from shared.domain.reasons import Reason
+from shared.domain.waves import eligible, position_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,78 +26,134 @@ class Offer:
 
 Decision = Withheld | Offer
 
-WITHHELD = {reason: Withheld(reason) for reason in Reason}
+# Looked up once: the hash of an enum costs more than a poll can spare.
+_OBSERVE_ONLY = WITHHELD[Reason.OBSERVE_ONLY]
+_NO_GROUP = WITHHELD[Reason.NO_GROUP]
+_NO_ROLLOUT = WITHHELD[Reason.NO_ROLLOUT]
+_UPDATES_DISABLED = WITHHELD[Reason.UPDATES_DISABLED]
+_HALTED_EVERYWHERE = WITHHELD[Reason.HALTED_EVERYWHERE]
+_SUSPENDED = WITHHELD[Reason.SUSPENDED]
+_BRAKED = WITHHELD[Reason.BRAKED]
+_HELD = WITHHELD[Reason.HELD]
+_EXCLUDED = WITHHELD[Reason.EXCLUDED]
+_CLONED = WITHHELD[Reason.CLONED]
+_QUARANTINED = WITHHELD[Reason.QUARANTINED]
+_ATTEMPT_OPEN = WITHHELD[Reason.ATTEMPT_OPEN]
+_WINDOW_CLOSED = WITHHELD[Reason.WINDOW_CLOSED]
+_RETRY_LATER = WITHHELD[Reason.RETRY_LATER]
+_ORDER_STAGE = WITHHELD[Reason.ORDER_STAGE]
+_WAVE = WITHHELD[Reason.WAVE]
+_CHANGESET_PACE = WITHHELD[Reason.CHANGESET_PACE]
+_GROUP_PACE = WITHHELD[Reason.GROUP_PACE]
 
 _GATE_REASONS = {
     "halted": WITHHELD[Reason.HALTED],
-    "suspended": WITHHELD[Reason.SUSPENDED],
+    "suspended": _SUSPENDED,
     "withdrawn": WITHHELD[Reason.WITHDRAWN],
 }
+_STATE_REASONS = {
+    "created": WITHHELD[Reason.ROLLOUT_PAUSED],
+    "waiting_for_gate": WITHHELD[Reason.WAITING_FOR_GATE],
+    "waiting_for_approval": WITHHELD[Reason.WAITING_FOR_APPROVAL],
+    "scheduled": WITHHELD[Reason.SCHEDULED],
+    "paused": WITHHELD[Reason.ROLLOUT_PAUSED],
+    "halted": WITHHELD[Reason.HALTED],
+}
+"""Of the states that a rollout does not serve in."""
+
+_UNSTAGED = ("offered", "downloading")
 
 
 def decide(
     configuration: Configuration,
-    group: GroupView | None,
-    arch: str | None,
-    version: str,
+    poll: Poll,
     *,
+    now: datetime,
     attempt: OpenAttempt | None,
     quarantined: Container[UUID],
     cloned: bool,
     retry_changeset: UUID | None,
-    changeset_in_flight: int,
-    group_in_flight: int,
+    changeset_in_flight: Mapping[UUID, int],
+    group_in_flight: Mapping[UUID, int],
 ) -> Decision:
     """Decide for one node.
 
     Args:
         configuration: The operators' word.
-        group: The node's group; None where no selector matches.
-        arch: The node's arch; None where it does not say.
-        version: What it runs.
+        poll: The node, and what it says.
+        now: The time, for change windows.
         attempt: Its open attempt.
         quarantined: Changesets that are not offered to it again.
         cloned: Whether its machine id is shared by several machines.
         retry_changeset: A changeset that it is not offered again for now, since attempts at it have failed.
-        changeset_in_flight: Nodes in flight with the changeset that its group rolls out.
-        group_in_flight: Nodes in flight in its group.
+        changeset_in_flight: Nodes in flight by changeset.
+        group_in_flight: Nodes in flight by group.
     """
+    if poll.application.observe_only:
+        return _OBSERVE_ONLY
+    group = poll.group
     if group is None:
-        return WITHHELD[Reason.NO_GROUP]
-    rollout = group.rollouts.get(arch) if arch is not None else None
-    if rollout is None:
-        return WITHHELD[Reason.NO_ROLLOUT]
-    if version == rollout.version:
-        return WITHHELD[Reason.UP_TO_DATE]
-    newer = rollout.is_newer_than(version)
-    if newer is None:
-        return WITHHELD[Reason.VERSION_UNKNOWN]
-    if not newer:
-        return WITHHELD[Reason.UP_TO_DATE]
+        return _NO_GROUP
+    rollouts = group.rollouts.get(poll.arch) if poll.arch is not None else None
+    if rollouts is None:
+        return _NO_ROLLOUT
+    machine_id = poll.key[1]
+    rollout = rollouts.pick(machine_id, poll.version)
+    if isinstance(rollout, Withheld):
+        return rollout
     if not group.updates_enabled:
-        return WITHHELD[Reason.UPDATES_DISABLED]
+        return _UPDATES_DISABLED
     if not configuration.open:
-        return WITHHELD[Reason.HALTED_EVERYWHERE]
+        return _HALTED_EVERYWHERE
+    shut = _shut(rollout)
+    if shut is not None:
+        return shut
+    if rollout.holds and _is_held(rollout, poll):
+        return _HELD
+    if machine_id in rollout.excluded:
+        return _EXCLUDED
+    if cloned:
+        return _CLONED
+    changeset_id = rollout.changeset_id
+    if changeset_id in quarantined:
+        return _QUARANTINED
+    if attempt is not None and (
+        attempt.changeset_id != changeset_id or attempt.state not in ("offered", "downloading")
+    ):
+        return _ATTEMPT_OPEN
+    jumps = poll.on_demand and rollout.ondemand_jumps_waves
+    if rollout.windows is not None and not jumps and not rollout.is_window_open(now):
+        return _WINDOW_CLOSED
+    if attempt is not None:
+        return Offer(rollout, repeated=True)
+    if retry_changeset == changeset_id:
+        return _RETRY_LATER
+    if not jumps:
+        if rollout.order is not None and rollout.order.stage_of(poll.fact(rollout.order.fact)) > rollout.order_stage:
+            return _ORDER_STAGE
+        if rollout.fraction < 1 and not eligible(position_of(machine_id, changeset_id), rollout.fraction):
+            return _WAVE
+    if changeset_in_flight.get(changeset_id, 0) >= rollout.changeset_pace:
+        return _CHANGESET_PACE
+    if group_in_flight.get(rollout.group_id, 0) >= rollout.group_pace:
+        return _GROUP_PACE
+    return Offer(rollout, repeated=False)
+
+
+def _shut(rollout: RolloutView) -> Withheld | None:
+    """Why nobody is offered the rollout now."""
     if rollout.gate_state != "open":
         return _GATE_REASONS[rollout.gate_state]
     if rollout.suspended:
-        return WITHHELD[Reason.SUSPENDED]
+        return _SUSPENDED
     if rollout.braked_reason is not None:
-        return WITHHELD[Reason.BRAKED]
-    if rollout.state != "running":
-        return WITHHELD[Reason.ROLLOUT_PAUSED]
-    if cloned:
-        return WITHHELD[Reason.CLONED]
-    if rollout.changeset_id in quarantined:
-        return WITHHELD[Reason.QUARANTINED]
-    if attempt is not None:
-        if attempt.changeset_id == rollout.changeset_id and attempt.state in ("offered", "downloading"):
-            return Offer(rollout, repeated=True)
-        return WITHHELD[Reason.ATTEMPT_OPEN]
-    if retry_changeset == rollout.changeset_id:
-        return WITHHELD[Reason.RETRY_LATER]
-    if changeset_in_flight >= rollout.changeset_pace:
-        return WITHHELD[Reason.CHANGESET_PACE]
-    if group_in_flight >= rollout.group_pace:
-        return WITHHELD[Reason.GROUP_PACE]
-    return Offer(rollout, repeated=False)
+        return _BRAKED
+    return _STATE_REASONS.get(rollout.state)
+
+
+def _is_held(rollout: RolloutView, poll: Poll) -> bool:
+    """Whether the node belongs to a segment that is held: unless it tells a fact of it with another value."""
+    return any(
+        all(told is None or told == value for told, value in ((poll.fact(name), value) for name, value in segment))
+        for segment in rollout.holds
+    )

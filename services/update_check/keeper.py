@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
 import structlog
 
 from services.update_check.configuration import EMPTY, Configuration
-from services.update_check.decide import Reason
-from services.update_check.standing import Standings
-from services.update_check.store import Gates, read_configuration, read_gates, read_nodes
+from services.update_check.standing import NodeKey, Standings
+from services.update_check.store import Connection, Gates, read_configuration, read_gates, read_imported, read_nodes
 from shared.clock import Clock
 from shared.db.listen import listen
 from shared.db.pool import is_transient
+from shared.domain.reasons import Reason
 from shared.errors import Unavailable
 from shared.events import EVENT_TYPES
+from shared.events.types import EventData, NodeChanged
 from shared.ledger import CHANNEL, read
 from shared.observability.metrics import METRICS
 
@@ -29,8 +31,9 @@ RELOAD_GAP_S = 0.02
 FOLLOW_GAP_S = 0.1
 """Looks at the ledger are at least this far apart: under thousands of reports a second, one look for each of the
 mover's batches would cost more than the polls. Halts and paces do not come this way."""
-FOLLOWED = ("update.#", "node.quarantined.v1", "node.cloned.v1")
-READ = frozenset(EVENT_TYPES) - {"update.download_started.v1", "update.downloaded.v1"}
+NODE_CHANGED = "node.changed.v1"
+FOLLOWED = ("update.#", "node.quarantined.v1", "node.cloned.v1", NODE_CHANGED)
+READ = frozenset(EVENT_TYPES) - {"update.download_started.v1", "update.downloaded.v1", NODE_CHANGED}
 """What is decoded: a node that fetches what it was offered is decided on as one that has the offer."""
 
 
@@ -107,7 +110,7 @@ class SnapshotKeeper:
             gates = await read_gates(connection)
             configuration = await read_configuration(connection, self._distribution_url)
             nodes = await read_nodes(connection)
-        self.standings.replace_all(nodes.attempts, nodes.quarantined, nodes.cloned)
+        self.standings.replace_all(nodes.attempts, nodes.quarantined, nodes.cloned, nodes.imported)
         self.configuration = configuration
         self._gates = gates
         self._followed_seq = gates.head_seq
@@ -142,7 +145,7 @@ class SnapshotKeeper:
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
                 gates = await read_gates(connection)
-                configuration = await read_configuration(connection, self._distribution_url)
+                configuration = await read_configuration(connection, self._distribution_url, self.configuration)
             self.configuration = configuration
             self._gates = gates
             self._fresh_at = started
@@ -158,13 +161,22 @@ class SnapshotKeeper:
                 async with self._pool.acquire(timeout=LOOK_EVERY_S * 2) as connection:
                     head = (await read_gates(connection)).head_seq
                     entries = await read(connection, after=self._followed_seq, limit=BATCH, types=FOLLOWED)
+                    changed = [entry.data for entry in entries if entry.type == NODE_CHANGED]
+                    imported = await _imported_of(connection, changed)
                 for entry in entries:
                     if entry.type in READ:
                         self.standings.apply(entry.data, entry.type)
+                self.standings.take_imported(changed, imported)
                 more = len(entries) == BATCH
                 self._followed_seq = entries[-1].seq if more else max(head, entries[-1].seq if entries else 0)
                 self._followed_at = started
             await asyncio.sleep(FOLLOW_GAP_S)
+
+
+async def _imported_of(connection: Connection, changed: Sequence[EventData]) -> dict[NodeKey, Mapping[str, str]]:
+    """What is imported now of the nodes of ``node.changed.v1`` events: the row says it, whatever the event changed."""
+    node_ids = [uuid.UUID(event.node_id) for event in changed if isinstance(event, NodeChanged)]
+    return await read_imported(connection, node_ids) if node_ids else {}
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

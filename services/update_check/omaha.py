@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
 from services.update_check.configuration import ApplicationView
-from services.update_check.poll import MAX_ARCH, MAX_MACHINE_ID, MAX_VERSION, News, Poll
+from services.update_check.poll import MAX_ARCH, MAX_MACHINE_ID, MAX_VERSION, News, Poll, told_first
 from shared.domain.observation import ObservationKind, ObservationSource
 from shared.omaha.errorcodes import base_code, classify
 from shared.omaha.facts import arch_of, facts_of
@@ -52,6 +53,8 @@ def fact(request: Request, app: App, name: str) -> str | None:
             return arch_of(request, app)
         case "track":
             return app.track or None
+        case "board":
+            return app.board or None
         case "oem":
             return app.oem or None
         case "oemversion":
@@ -103,9 +106,13 @@ def poll_of(
     at: datetime,
     address: str | None,
     traceparent: str | None,
+    imported: Mapping[str, str] | None = None,
 ) -> Poll:
-    """Put together what one ``<app>`` says, with what is known about who sent it and when."""
-    fact_of = functools.partial(fact, request, app)
+    """Put together what one ``<app>`` says, with what is known about who sent it and when.
+
+    ``imported`` are facts of the node that operators imported, where there are some.
+    """
+    fact_of = told_first(functools.partial(fact, request, app), imported)
     return Poll(
         source=ObservationSource.OMAHA,
         application=application,
@@ -113,7 +120,7 @@ def poll_of(
         version=app.version,
         boot_id=boot_id_of(app),
         arch=_arch(request, app),
-        group=application.group_of(fact_of),
+        group=application.group_of(fact_of, app.machineid),
         fact=fact_of,
         facts=functools.partial(facts_of, request, app),
         news=news_of(app) if app.events else (),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 import msgspec
@@ -33,8 +33,8 @@ class Poll(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one node says of itself, what it reports and whether it asks for an update.
 
     Attributes:
-        fact: Tells one fact by name, None where it is unknown; without building them all.
-        facts: Builds them all.
+        fact: Tells one fact by name, None where it is unknown; without building them all. Imported ones count.
+        facts: Builds all that the node tells; not what was imported.
         asks: Whether it asks for an update; else it only reports, or says that it is there.
         on_demand: Whether somebody at the node asked for this check.
     """
@@ -54,6 +54,18 @@ class Poll(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     at: datetime
     address: str | None
     traceparent: str | None
+
+
+def told_first(told: Callable[[str], str | None], imported: Mapping[str, str] | None) -> Callable[[str], str | None]:
+    """Facts of a node of which operators may have imported some: what it tells wins."""
+    if imported is None:
+        return told
+
+    def fact(name: str) -> str | None:
+        value = told(name)
+        return imported.get(name) if value is None else value
+
+    return fact
 
 
 def contact_of(poll: Poll, event_id: uuid.UUID) -> Observation:

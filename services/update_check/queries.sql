@@ -10,24 +10,49 @@ SELECT g.open, g.policy_version, h.seq AS head_seq,
   LEFT JOIN event_log.followers f ON f.name = 'rollback_analysis';
 
 -- name: applications
-SELECT application_id, name, omaha_id FROM control.applications ORDER BY name;
+SELECT application_id, name, omaha_id, observe_only, version_scheme FROM control.applications ORDER BY name;
 
 -- name: groups
-SELECT group_id, application_id, name, selector, updates_enabled,
+SELECT group_id, application_id, name, selector, updates_enabled, pinned_version,
        coalesce((policy ->> 'poll_interval_s')::double precision, 2700) AS poll_interval_s
   FROM control.groups ORDER BY application_id, position;
 
+-- name: group_nodes
+-- Nodes that groups name one by one.
+SELECT application_id, machine_id, group_id FROM control.group_nodes;
+
+-- name: dead_ends
+SELECT application_id, arch, version FROM control.changesets WHERE dead_end AND state <> 'draft';
+
 -- name: rollouts
--- Every active rollout with the gate of its changeset.
-SELECT o.rollout_id, o.group_id, o.changeset_id, o.arch, o.state, o.pace AS group_pace, c.version,
-       coalesce((o.policy ->> 'retry_after_s')::double precision, 3600) AS retry_after_s,
+-- Every rollout that serves or may come to, with the gate of its changeset; newest first. A completed one serves unless a
+-- newer one of its kind was completed, or it was a drill: that is over.
+WITH completed AS (
+    SELECT DISTINCT ON (group_id, arch, purpose, CASE WHEN purpose = 'floor' THEN changeset_id END, leaves_version) rollout_id
+      FROM control.rollouts WHERE state = 'completed' AND purpose <> 'drill'
+     ORDER BY group_id, arch, purpose, CASE WHEN purpose = 'floor' THEN changeset_id END, leaves_version,
+              created_at DESC, rollout_id DESC
+)
+SELECT o.rollout_id, o.group_id, o.changeset_id, o.arch, o.state, o.pace, o.pace_cap, o.purpose, o.leaves_version,
+       o.only_machines, o.fraction, o.order_stage, o.expedited_at IS NOT NULL AS expedited, o.policy, c.version, c.minimum_version,
        g.state AS gate_state, g.braked_reason, g.pace AS changeset_pace,
        EXISTS (SELECT 1 FROM control.payloads p JOIN control.suspended_payloads s USING (sha256)
                 WHERE p.changeset_id = o.changeset_id) AS suspended
   FROM control.rollouts o
   JOIN control.changesets c USING (changeset_id)
   JOIN control.changeset_gates g USING (changeset_id)
- WHERE o.state IN ('created', 'running', 'paused', 'halted');
+ WHERE o.state IN ('created', 'waiting_for_gate', 'waiting_for_approval', 'scheduled', 'running', 'paused', 'halted')
+    OR o.rollout_id IN (SELECT rollout_id FROM completed)
+ ORDER BY o.created_at DESC, o.rollout_id DESC;
+
+-- name: holds
+-- Segments of the changesets in $1 that are held.
+SELECT changeset_id, segment FROM control.holds WHERE released_at IS NULL AND changeset_id = ANY ($1) ORDER BY held_at, hold_id;
+
+-- name: exclusions
+-- Machines that operators excluded from the rollouts in $1.
+SELECT e.rollout_id, n.machine_id FROM control.rollout_exclusions e JOIN fleet.nodes n USING (node_id)
+ WHERE e.rollout_id = ANY ($1);
 
 -- name: payloads
 -- The files of the changesets in $1, the main payload first.
@@ -42,10 +67,16 @@ SELECT a.attempt_id, a.application_id, n.machine_id, a.changeset_id, a.group_id,
 -- Quarantines of what is rolled out now.
 SELECT n.application_id, n.machine_id, q.changeset_id
   FROM fleet.quarantine q JOIN fleet.nodes n USING (node_id)
- WHERE q.changeset_id IN (SELECT changeset_id FROM control.rollouts WHERE state IN ('created', 'running', 'paused', 'halted'));
+ WHERE q.changeset_id IN (SELECT changeset_id FROM control.rollouts WHERE state NOT IN ('aborted', 'superseded'));
 
 -- name: cloned
 SELECT application_id, machine_id FROM fleet.nodes WHERE cloned;
+
+-- name: imported
+-- What operators imported of nodes: of those in $1, or of all where that is NULL.
+SELECT application_id, machine_id,
+       imported_facts || CASE WHEN alias IS NULL THEN '{}' ELSE jsonb_build_object('alias', alias) END AS facts
+  FROM fleet.nodes WHERE ($1::uuid[] IS NULL OR node_id = ANY ($1)) AND (imported_facts <> '{}' OR alias IS NOT NULL);
 
 -- name: grant
 -- Offers one rollout to nodes; see fleet.grant_v1.

@@ -8,9 +8,9 @@ import structlog
 from aiohttp import web
 
 from services.update_check.checks import Checks, Granted
-from services.update_check.decide import Withheld
 from services.update_check.keeper import SnapshotKeeper
 from services.update_check.omaha import identifies_node, poll_of
+from services.update_check.withheld import Withheld
 from shared.clock import Clock
 from shared.errors import UneventfulError
 from shared.observability.metrics import METRICS
@@ -80,6 +80,7 @@ async def _answer(http: web.Request, request: Request, app: App) -> bytes:
             at=parts[CLOCK].now(),
             address=_address(http),
             traceparent=_traceparent(http),
+            imported=parts[KEEPER].standings.imported_of(application.application_id, app.machineid),
         )
         outcome = await parts[CHECKS].check(poll)
         if poll.group is not None:

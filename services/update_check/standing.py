@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from shared.events.types import NodeCloned, NodeQuarantined, UpdateEvent
+from shared.events.types import NodeChanged, NodeCloned, NodeQuarantined, UpdateEvent
 
 CLOSED_STATES = frozenset({"committed", "rolled_back", "failed", "presumed_lost", "recalled"})
 
@@ -43,6 +44,7 @@ class Standings:
         self.attempts: dict[NodeKey, OpenAttempt] = {}
         self.quarantined: dict[NodeKey, frozenset[uuid.UUID]] = {}
         self.cloned: set[NodeKey] = set()
+        self.imported: dict[NodeKey, Mapping[str, str]] = {}
         self.retries: dict[NodeKey, tuple[uuid.UUID, float]] = {}
         self.changeset_in_flight: Counter[uuid.UUID] = Counter()
         self.group_in_flight: Counter[uuid.UUID] = Counter()
@@ -53,9 +55,11 @@ class Standings:
         attempts: dict[NodeKey, OpenAttempt],
         quarantined: dict[NodeKey, frozenset[uuid.UUID]],
         cloned: set[NodeKey],
+        imported: dict[NodeKey, Mapping[str, str]],
     ) -> None:
         """Begin anew from what the database holds."""
         self.attempts = {}
+        self.imported = imported
         self.quarantined = quarantined
         self.cloned = cloned
         self._keys = {}
@@ -135,6 +139,20 @@ class Standings:
                 self.cloned.add((uuid.UUID(event.application_id), event.machine_id))
             case _:
                 pass
+
+    def imported_of(self, application_id: uuid.UUID, machine_id: str) -> Mapping[str, str] | None:
+        """What operators imported of a node; a fleet without any does not pay for it."""
+        return self.imported.get((application_id, machine_id)) if self.imported else None
+
+    def take_imported(self, changed: Sequence[object], imported: Mapping[NodeKey, Mapping[str, str]]) -> None:
+        """Operators changed what is known of these nodes; ``imported`` is what there is of them now."""
+        for event in changed:
+            match event:
+                case NodeChanged(machine_id=str() as machine_id, application_id=str() as application_id):
+                    self.imported.pop((uuid.UUID(application_id), machine_id), None)
+                case _:
+                    pass
+        self.imported.update(imported)
 
     def _park(self, attempt_id: uuid.UUID) -> None:
         key = self._keys.get(attempt_id)

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 import asyncpg
+import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
-from services.update_check.configuration import ApplicationView, Configuration, GroupView, RolloutView
+from services.update_check.configuration import (
+    ApplicationView,
+    ArchRollouts,
+    Configuration,
+    GroupView,
+    Named,
+    NodeOrder,
+    RolloutView,
+)
 from services.update_check.standing import NodeKey, OpenAttempt
 from shared.db.queries import Queries
+from shared.domain.policy import Expedition, Order, Policy
+from shared.domain.rollout import SERVING, Purpose, RolloutState
+from shared.domain.scheme import VersionScheme
+from shared.domain.version import Version, parse
+from shared.domain.windows import Windows
 from shared.omaha.response import TOKEN, Package, UpdateAnswer
 
 QUERIES = Queries.load("services.update_check")
+
+_DEFAULTS = Policy()
+_NO_VERSION = Version((0, 0, 0, 0), (), is_release=True, build=())
 
 Connection: TypeAlias = "asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
 
@@ -50,6 +68,7 @@ class NodeRows:
     attempts: dict[NodeKey, OpenAttempt]
     quarantined: dict[NodeKey, frozenset[uuid.UUID]]
     cloned: set[NodeKey]
+    imported: dict[NodeKey, Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +94,20 @@ class GrantResult:
     token: str | None
 
 
+class FrozenPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What offers depend on of the policy that a rollout froze; what that does not name has the policy's default."""
+
+    retry_after_s: float = _DEFAULTS.retry_after_s
+    probation_s: float = _DEFAULTS.probation_s
+    silence_deadline_s: float = _DEFAULTS.silence_deadline_s
+    windows: Windows = _DEFAULTS.windows
+    order: Order | None = None
+    failure_domain: str | None = None
+    download_rate: int | None = None
+    ondemand_jumps_waves: bool = False
+    expedition: Expedition = _DEFAULTS.expedition
+
+
 async def read_gates(connection: Connection) -> Gates:
     """The look of every second: one row, three primary keys."""
     row = await connection.fetchrow(QUERIES["gates"])
@@ -83,11 +116,85 @@ async def read_gates(connection: Connection) -> Gates:
     return Gates(*row)
 
 
-async def read_configuration(connection: Connection, distribution_url: str) -> Configuration:
-    """Everything that ``decide`` reads, except single nodes; call in a REPEATABLE READ transaction."""
+async def read_configuration(
+    connection: Connection, distribution_url: str, former: Configuration | None = None
+) -> Configuration:
+    """Everything that ``decide`` reads, except single nodes; call in a REPEATABLE READ transaction.
+
+    Args:
+        connection: Where to read.
+        distribution_url: What payload URLs begin with.
+        former: What was read before: what only changes with the policy version is taken from it while that is the same.
+    """
     gates = await read_gates(connection)
-    rollouts = await connection.fetch(QUERIES["rollouts"])
-    changeset_ids = list({row["changeset_id"] for row in rollouts})
+    rollouts = await _read_rollouts(connection, distribution_url)
+    if former is not None and former.policy_version == gates.policy_version:
+        named = former.named
+    else:
+        named = await _read_named(connection)
+    groups: defaultdict[uuid.UUID, list[GroupView]] = defaultdict(list)
+    for row in await connection.fetch(QUERIES["groups"]):
+        application_id, group_id = row["application_id"], row["group_id"]
+        groups[application_id].append(
+            GroupView(
+                group_id=group_id,
+                name=row["name"],
+                selector={name: tuple(values) for name, values in row["selector"].items()},
+                updates_enabled=row["updates_enabled"],
+                poll_interval_s=max(1, round(row["poll_interval_s"])),
+                rollouts={
+                    arch: arch_rollouts(views, named.dead_ends.get((application_id, arch), frozenset()))
+                    for arch, views in rollouts.get(group_id, {}).items()
+                },
+                names_nodes=group_id in named.groups,
+                pinned_version=row["pinned_version"],
+            )
+        )
+    applications = [
+        _application(row, groups[row["application_id"]], named)
+        for row in await connection.fetch(QUERIES["applications"])
+    ]
+    return Configuration.of(gates.policy_version, applications, is_open=gates.open, named=named)
+
+
+def _application(row: asyncpg.Record, groups: Sequence[GroupView], named: Named) -> ApplicationView:
+    places = {group.group_id: place for place, group in enumerate(groups)}
+    return ApplicationView(
+        application_id=row["application_id"],
+        name=row["name"],
+        omaha_id=row["omaha_id"],
+        groups=tuple(groups),
+        selecting_facts=tuple(sorted({name for group in groups for name in group.selector})),
+        named={
+            machine_id: places[group_id]
+            for machine_id, group_id in named.machines.get(row["application_id"], {}).items()
+            if group_id in places
+        },
+        observe_only=row["observe_only"],
+        scheme=VersionScheme(row["version_scheme"]),
+    )
+
+
+async def _read_named(connection: Connection) -> Named:
+    machines: defaultdict[uuid.UUID, dict[str, uuid.UUID]] = defaultdict(dict)
+    for row in await connection.fetch(QUERIES["group_nodes"]):
+        machines[row["application_id"]][row["machine_id"]] = row["group_id"]
+    dead_ends: defaultdict[tuple[uuid.UUID, str], set[str]] = defaultdict(set)
+    for row in await connection.fetch(QUERIES["dead_ends"]):
+        dead_ends[row["application_id"], row["arch"]].add(row["version"])
+    return Named(
+        machines=machines,
+        groups=frozenset(group_id for of_application in machines.values() for group_id in of_application.values()),
+        dead_ends={key: frozenset(versions) for key, versions in dead_ends.items()},
+    )
+
+
+async def _read_rollouts(
+    connection: Connection, distribution_url: str
+) -> dict[uuid.UUID, dict[str, list[RolloutView]]]:
+    """By group and arch, newest first."""
+    rows = await connection.fetch(QUERIES["rollouts"])
+    changeset_ids = list({row["changeset_id"] for row in rows})
     packages: defaultdict[uuid.UUID, list[Package]] = defaultdict(list)
     for row in await connection.fetch(QUERIES["payloads"], changeset_ids):
         packages[row["changeset_id"]].append(
@@ -99,9 +206,15 @@ async def read_configuration(connection: Connection, distribution_url: str) -> C
                 required=row["required"],
             )
         )
-    by_group: defaultdict[uuid.UUID, dict[str, RolloutView]] = defaultdict(dict)
+    holds: defaultdict[uuid.UUID, list[tuple[tuple[str, str], ...]]] = defaultdict(list)
+    for row in await connection.fetch(QUERIES["holds"], changeset_ids):
+        holds[row["changeset_id"]].append(tuple(sorted(row["segment"].items())))
+    excluded: defaultdict[uuid.UUID, set[str]] = defaultdict(set)
+    for row in await connection.fetch(QUERIES["exclusions"], [row["rollout_id"] for row in rows]):
+        excluded[row["rollout_id"]].add(row["machine_id"])
+    views: defaultdict[uuid.UUID, dict[str, list[RolloutView]]] = defaultdict(dict)
     answers: dict[uuid.UUID, UpdateAnswer] = {}
-    for row in rollouts:
+    for row in rows:
         changeset_id = row["changeset_id"]
         if changeset_id not in answers:
             files = packages[changeset_id]
@@ -112,43 +225,99 @@ async def read_configuration(connection: Connection, distribution_url: str) -> C
                 # same changeset by their names.
                 codebases=[f"{distribution_url.rstrip('/')}/payloads/{files[0].sha256_hex}/{TOKEN}/"],
             )
-        by_group[row["group_id"]][row["arch"]] = RolloutView(
-            rollout_id=row["rollout_id"],
-            changeset_id=changeset_id,
-            group_id=row["group_id"],
-            version=row["version"],
-            state=row["state"],
-            group_pace=row["group_pace"],
-            gate_state=row["gate_state"],
-            braked_reason=row["braked_reason"],
-            changeset_pace=row["changeset_pace"],
-            suspended=row["suspended"],
-            retry_after_s=row["retry_after_s"],
-            answer=answers[changeset_id],
-        )
-    groups: defaultdict[uuid.UUID, list[GroupView]] = defaultdict(list)
-    for row in await connection.fetch(QUERIES["groups"]):
-        groups[row["application_id"]].append(
-            GroupView(
-                group_id=row["group_id"],
-                name=row["name"],
-                selector={name: tuple(values) for name, values in row["selector"].items()},
-                updates_enabled=row["updates_enabled"],
-                poll_interval_s=max(1, round(row["poll_interval_s"])),
-                rollouts=by_group.get(row["group_id"], {}),
+        views[row["group_id"]].setdefault(row["arch"], []).append(
+            _rollout(
+                row,
+                answers[changeset_id],
+                holds=tuple(holds.get(changeset_id, ())),
+                excluded=frozenset(excluded.get(row["rollout_id"], ())),
             )
         )
-    applications = [
-        ApplicationView(
-            application_id=row["application_id"],
-            name=row["name"],
-            omaha_id=row["omaha_id"],
-            groups=tuple(groups[row["application_id"]]),
-            selecting_facts=tuple(sorted({name for g in groups[row["application_id"]] for name in g.selector})),
-        )
-        for row in await connection.fetch(QUERIES["applications"])
-    ]
-    return Configuration.of(gates.policy_version, applications, is_open=gates.open)
+    return views
+
+
+def _rollout(
+    row: asyncpg.Record,
+    answer: UpdateAnswer,
+    *,
+    holds: tuple[tuple[tuple[str, str], ...], ...],
+    excluded: frozenset[str],
+) -> RolloutView:
+    policy = _policy(msgspec.json.encode(row["policy"]))
+    pace_cap, only_machines = row["pace_cap"], row["only_machines"]
+    always_open = policy.windows == _DEFAULTS.windows or (row["expedited"] and policy.expedition.skip_windows)
+    return RolloutView(
+        rollout_id=row["rollout_id"],
+        changeset_id=row["changeset_id"],
+        group_id=row["group_id"],
+        arch=row["arch"],
+        version=row["version"],
+        state=row["state"],
+        group_pace=row["pace"] if pace_cap is None else min(row["pace"], pace_cap),
+        gate_state=row["gate_state"],
+        braked_reason=row["braked_reason"],
+        changeset_pace=row["changeset_pace"],
+        suspended=row["suspended"],
+        retry_after_s=policy.retry_after_s,
+        answer=answer,
+        purpose=Purpose(row["purpose"]),
+        leaves_version=row["leaves_version"],
+        only_machines=None if only_machines is None else frozenset(only_machines),
+        fraction=row["fraction"],
+        order=None
+        if policy.order is None
+        else NodeOrder(policy.order.fact, {value: stage for stage, value in enumerate(policy.order.values)}),
+        order_stage=row["order_stage"],
+        windows=None if always_open else policy.windows,
+        holds=holds,
+        excluded=excluded,
+        pace_cap=pace_cap,
+        probation_s=policy.probation_s,
+        silence_s=policy.silence_deadline_s,
+        ondemand_jumps_waves=policy.ondemand_jumps_waves,
+        download_rate=policy.download_rate,
+        failure_domain=policy.failure_domain,
+        minimum_version=row["minimum_version"],
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _policy(encoded: bytes) -> FrozenPolicy:
+    return msgspec.json.decode(encoded, type=FrozenPolicy)
+
+
+def arch_rollouts(views: Iterable[RolloutView], dead_ends: frozenset[str]) -> ArchRollouts:
+    """What a group rolls out to one arch, of its rollouts there, newest first."""
+    by_purpose: dict[Purpose, list[RolloutView]] = {purpose: [] for purpose in Purpose}
+    for view in views:
+        by_purpose[view.purpose].append(view)
+    updates = by_purpose[Purpose.UPDATE]
+    update = updates[0] if updates else None
+    former = None
+    if update is not None and not _serves(update):
+        former = next((view for view in updates[1:] if _serves(view)), None)
+    return ArchRollouts(
+        update=update,
+        former=former,
+        floors=tuple(sorted(by_purpose[Purpose.FLOOR], key=_order)),
+        # Of several for the same version the newest, which comes first.
+        downgrades={
+            view.leaves_version: view
+            for view in reversed(by_purpose[Purpose.DOWNGRADE])
+            if view.leaves_version is not None
+        },
+        drills=tuple(by_purpose[Purpose.DRILL]),
+        dead_ends=dead_ends,
+    )
+
+
+def _serves(view: RolloutView) -> bool:
+    return RolloutState(view.state) in SERVING
+
+
+def _order(view: RolloutView) -> tuple[object, ...]:
+    parsed = parse(view.version)
+    return (_NO_VERSION if parsed is None else parsed).order
 
 
 async def read_nodes(connection: Connection) -> NodeRows:
@@ -170,7 +339,16 @@ async def read_nodes(connection: Connection) -> NodeRows:
         },
         quarantined={key: frozenset(changesets) for key, changesets in quarantined.items()},
         cloned={(row["application_id"], row["machine_id"]) for row in await connection.fetch(QUERIES["cloned"])},
+        imported=await read_imported(connection),
     )
+
+
+async def read_imported(
+    connection: Connection, node_ids: Sequence[uuid.UUID] | None = None
+) -> dict[NodeKey, Mapping[str, str]]:
+    """The facts that operators imported, of these nodes or of all, where they have some."""
+    rows = await connection.fetch(QUERIES["imported"], node_ids)
+    return {(row["application_id"], row["machine_id"]): row["facts"] for row in rows}
 
 
 async def grant(

@@ -47,6 +47,8 @@ def facts_of(request: Request, app: App) -> dict[str, str]:
         facts["arch"] = arch
     if app.track:
         facts["track"] = app.track
+    if app.board:
+        facts["board"] = app.board
     if app.oem:
         facts["oem"] = app.oem
     if app.oemversion:

@@ -188,7 +188,7 @@ async def test_what_the_gate_knows_better_is_looked_up(database_url, pool, world
 
         async def seen() -> bool:
             [application] = keeper.configuration.applications.values()
-            return application.groups[0].rollouts["amd64"].braked_reason == "test"
+            return application.groups[0].rollouts["amd64"].update.braked_reason == "test"
 
         await until(seen)
         assert Reason.BRAKED.value == "braked"

@@ -149,6 +149,7 @@ def test_facts_are_what_the_node_says_of_itself() -> None:
     assert facts_of(Request("3.0", os_platform="CoreOS"), app) == {
         "arch": "amd64",
         "track": "stable",
+        "board": "amd64-usr",
         "oem": "ami",
         "oemversion": "1.2",
         "alephversion": "3510.2.0",

@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.update_check.checks import _REASONS
-from services.update_check.configuration import Configuration, GroupView, RolloutView
-from services.update_check.decide import WITHHELD, Offer, Reason, decide
+from services.update_check.configuration import (
+    ApplicationView,
+    ArchRollouts,
+    Configuration,
+    GroupView,
+    NodeOrder,
+    RolloutView,
+)
+from services.update_check.decide import Offer, decide
 from services.update_check.keeper import SnapshotKeeper, postgres_is_away
+from services.update_check.poll import Poll, told_first
 from services.update_check.standing import OpenAttempt
 from services.update_check.store import Gates
+from services.update_check.withheld import WITHHELD
+from shared.domain.observation import ObservationSource
+from shared.domain.reasons import EXPLANATIONS, GRANTED, Reason
+from shared.domain.waves import position_of
+from shared.domain.windows import WeeklyWindow, Windows
 from shared.errors import NotFound, Unavailable
 from shared.testing.clock import ManualClock
 
 CHANGESET, OTHER, GROUP, ROLLOUT = (uuid.UUID(int=n) for n in range(1, 5))
+MACHINE = "m1"
+POSITION = position_of(MACHINE, CHANGESET)
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+"""A Monday."""
+NIGHTLY = Windows(weekly=(WeeklyWindow(days=("mon",), start="22:00", length_s=3_600.0),))
+SITES = NodeOrder("site", {"lab": 0, "fra": 1})
 ATTEMPT = OpenAttempt(uuid.UUID(int=9), CHANGESET, GROUP, "offered", "a")
 
 
@@ -38,38 +58,62 @@ class Case:
     retry: uuid.UUID | None = None
     changeset_in_flight: int = 0
     group_in_flight: int = 0
+    observe_only: bool = False
+    facts: dict[str, str] = field(default_factory=dict)
+    imported: dict[str, str] | None = None
+    on_demand: bool = False
+    now: datetime = NOON
 
     def decide(self):
-        rollout = RolloutView(
-            **{
-                "rollout_id": ROLLOUT,
-                "changeset_id": CHANGESET,
-                "group_id": GROUP,
-                "version": "3033.2.1",
-                "state": "running",
-                "group_pace": 5,
-                "gate_state": "open",
-                "braked_reason": None,
-                "changeset_pace": 10,
-                "suspended": False,
-                "retry_after_s": 3_600.0,
-                "answer": None,
-            }
-            | self.rollout
-        )
-        group = GroupView(GROUP, "everyone", {}, self.updates_enabled, 2700, {"amd64": rollout})
+        rollouts = ArchRollouts(view(**self.rollout))
+        group = GroupView(GROUP, "everyone", {}, self.updates_enabled, 2700, {"amd64": rollouts})
+        application = ApplicationView(uuid.UUID(int=7), "flatcar", "id", (group,), (), observe_only=self.observe_only)
         return decide(
-            Configuration.of(1, [], is_open=self.open),
-            group if self.grouped else None,
-            self.arch,
-            self.version,
+            Configuration.of(1, [application], is_open=self.open),
+            Poll(
+                source=ObservationSource.OMAHA,
+                application=application,
+                key=(application.application_id, MACHINE),
+                version=self.version,
+                boot_id="a",
+                arch=self.arch,
+                group=group if self.grouped else None,
+                fact=told_first(self.facts.get, self.imported),
+                facts=dict,
+                on_demand=self.on_demand,
+                at=self.now,
+                address=None,
+                traceparent=None,
+            ),
+            now=self.now,
             attempt=self.attempt,
             quarantined=self.quarantined,
             cloned=self.cloned,
             retry_changeset=self.retry,
-            changeset_in_flight=self.changeset_in_flight,
-            group_in_flight=self.group_in_flight,
+            changeset_in_flight={CHANGESET: self.changeset_in_flight},
+            group_in_flight={GROUP: self.group_in_flight},
         )
+
+
+def view(**changes) -> RolloutView:
+    return RolloutView(
+        **{
+            "rollout_id": ROLLOUT,
+            "changeset_id": CHANGESET,
+            "group_id": GROUP,
+            "arch": "amd64",
+            "version": "3033.2.1",
+            "state": "running",
+            "group_pace": 5,
+            "gate_state": "open",
+            "braked_reason": None,
+            "changeset_pace": 10,
+            "suspended": False,
+            "retry_after_s": 3_600.0,
+            "answer": None,
+        }
+        | changes
+    )
 
 
 CASES = [
@@ -88,6 +132,32 @@ CASES = [
     (Case({"braked_reason": "blind"}), Reason.BRAKED),
     (Case({"state": "paused"}), Reason.ROLLOUT_PAUSED),
     (Case({"state": "created"}), Reason.ROLLOUT_PAUSED),
+    (Case({"state": "waiting_for_gate"}), Reason.WAITING_FOR_GATE),
+    (Case({"state": "waiting_for_approval"}), Reason.WAITING_FOR_APPROVAL),
+    (Case({"state": "scheduled"}), Reason.SCHEDULED),
+    (Case({"state": "halted"}), Reason.HALTED),
+    (Case(observe_only=True), Reason.OBSERVE_ONLY),
+    (Case({"minimum_version": "3033.2.1"}), Reason.MINIMUM_VERSION),
+    (Case({"holds": ((("site", "fra"),),)}), Reason.HELD),
+    (Case({"holds": ((("site", "fra"),),)}, facts={"site": "fra"}), Reason.HELD),
+    (Case({"holds": ((("site", "fra"),),)}, imported={"site": "fra"}), Reason.HELD),
+    (Case({"holds": ((("site", "lab"),), (("oem", "ami"), ("site", "fra")))}, facts={"site": "fra"}), Reason.HELD),
+    (Case({"holds": ((("site", "fra"),),)}, attempt=ATTEMPT), Reason.HELD),
+    (Case({"excluded": frozenset({MACHINE})}), Reason.EXCLUDED),
+    (Case({"excluded": frozenset({MACHINE})}, attempt=ATTEMPT), Reason.EXCLUDED),
+    (Case({"windows": NIGHTLY}), Reason.WINDOW_CLOSED),
+    (Case({"windows": NIGHTLY}, attempt=ATTEMPT), Reason.WINDOW_CLOSED),
+    (Case({"windows": NIGHTLY}, on_demand=True), Reason.WINDOW_CLOSED),
+    (Case({"order": SITES}), Reason.ORDER_STAGE),
+    (Case({"order": SITES}, facts={"site": "fra"}), Reason.ORDER_STAGE),
+    (Case({"order": SITES, "order_stage": 1}, facts={"site": "par"}), Reason.ORDER_STAGE),
+    (Case({"fraction": 0.0}), Reason.WAVE),
+    (Case({"fraction": POSITION}), Reason.WAVE),
+    (Case({"fraction": 0.0, "ondemand_jumps_waves": True}), Reason.WAVE),
+    (Case({"gate_state": "halted", "ondemand_jumps_waves": True}, on_demand=True), Reason.HALTED),
+    (Case({"holds": ((("site", "fra"),),), "ondemand_jumps_waves": True}, on_demand=True), Reason.HELD),
+    (Case({"ondemand_jumps_waves": True}, on_demand=True, quarantined=frozenset({CHANGESET})), Reason.QUARANTINED),
+    (Case({"ondemand_jumps_waves": True}, on_demand=True, group_in_flight=5), Reason.GROUP_PACE),
     (Case(cloned=True), Reason.CLONED),
     (Case(quarantined=frozenset({CHANGESET})), Reason.QUARANTINED),
     (Case(attempt=replace(ATTEMPT, state="staged")), Reason.ATTEMPT_OPEN),
@@ -113,6 +183,19 @@ def test_every_reason_has_its_case(case, reason):
         Case(quarantined=frozenset({OTHER})),
         Case(retry=OTHER),
         Case(changeset_in_flight=9, group_in_flight=4),
+        Case({"state": "completed"}),
+        Case({"minimum_version": "3033.2.0"}),
+        Case({"minimum_version": "3033.2.1"}, version="0.0.0"),
+        Case({"holds": ((("site", "fra"),),)}, facts={"site": "lab"}),
+        Case({"holds": ((("oem", "ami"), ("site", "fra")),)}, imported={"site": "lab"}),
+        Case({"holds": ((("site", "fra"),),)}, facts={"site": "lab"}, imported={"site": "fra"}),
+        Case({"excluded": frozenset({"m2"})}),
+        Case({"windows": NIGHTLY}, now=NOON + timedelta(hours=10)),
+        Case({"windows": NIGHTLY, "ondemand_jumps_waves": True}, on_demand=True),
+        Case({"order": SITES}, facts={"site": "lab"}),
+        Case({"order": SITES, "order_stage": 2}),
+        Case({"fraction": POSITION + 1e-9}),
+        Case({"fraction": 0.0, "order": SITES, "ondemand_jumps_waves": True}, on_demand=True),
     ],
 )
 def test_what_is_in_nobodys_way_is_offered(case):
@@ -124,8 +207,13 @@ def test_what_is_in_nobodys_way_is_offered(case):
 
 @pytest.mark.parametrize("state", ["offered", "downloading"])
 def test_who_has_the_offer_gets_it_again_whatever_the_pace(state):
-    """It is in flight already: asking again takes nobody else's place."""
-    decision = Case(attempt=replace(ATTEMPT, state=state), changeset_in_flight=99, group_in_flight=99).decide()
+    """It is in flight already: asking again takes nobody else's place, nor does it wait for its wave again."""
+    decision = Case(
+        {"fraction": 0.0, "order": SITES},
+        attempt=replace(ATTEMPT, state=state),
+        changeset_in_flight=99,
+        group_in_flight=99,
+    ).decide()
     assert isinstance(decision, Offer)
     assert decision.repeated
 
@@ -136,8 +224,15 @@ any_case = st.builds(
         {
             "gate_state": st.sampled_from(["open", "open", "halted", "suspended", "withdrawn"]),
             "braked_reason": st.sampled_from([None, None, "blind"]),
-            "state": st.sampled_from(["running", "running", "paused", "halted", "created"]),
+            "state": st.sampled_from(["running", "completed", "paused", "halted", "created", "waiting_for_gate"]),
             "suspended": st.booleans(),
+            "holds": st.sampled_from([(), (), ((("site", "fra"),),)]),
+            "excluded": st.sampled_from([frozenset(), frozenset(), frozenset({MACHINE})]),
+            "fraction": st.sampled_from([1.0, 1.0, POSITION, 0.0]),
+            "order": st.sampled_from([None, None, SITES]),
+            "order_stage": st.integers(0, 2),
+            "windows": st.sampled_from([None, None, NIGHTLY]),
+            "ondemand_jumps_waves": st.booleans(),
             "changeset_pace": st.integers(0, 3),
             "group_pace": st.integers(0, 3),
         }
@@ -162,13 +257,21 @@ any_case = st.builds(
     retry=st.sampled_from([None, CHANGESET, OTHER]),
     changeset_in_flight=st.integers(0, 4),
     group_in_flight=st.integers(0, 4),
+    observe_only=st.booleans(),
+    facts=st.sampled_from([{}, {"site": "lab"}, {"site": "fra"}]),
+    imported=st.sampled_from([None, {"site": "lab"}, {"site": "fra"}]),
+    on_demand=st.booleans(),
+    now=st.sampled_from([NOON, NOON + timedelta(hours=10)]),
 )
 
 
 @settings(deadline=None)
 @given(case=any_case)
 def test_nothing_is_offered_past_a_closed_gate(case):
-    """Halted, braked, suspended, paused, quarantined, cloned, another attempt open, pace full: never an offer."""
+    """Halted, braked, held, paused, excluded, quarantined, cloned, another attempt open, pace full: never an offer.
+
+    Windows, waves and the order of the policy are only passed by who was let in before or may jump them.
+    """
     decision = case.decide()
     if not isinstance(decision, Offer):
         return
@@ -176,12 +279,17 @@ def test_nothing_is_offered_past_a_closed_gate(case):
     assert case.grouped
     assert case.open
     assert case.updates_enabled
-    assert (rollout.gate_state, rollout.braked_reason, rollout.suspended, rollout.state) == (
-        "open",
-        None,
-        False,
-        "running",
-    )
+    assert not case.observe_only
+    assert (rollout.gate_state, rollout.braked_reason, rollout.suspended) == ("open", None, False)
+    assert rollout.state in {"running", "completed"}
+    site = case.facts.get("site") or (case.imported or {}).get("site")
+    assert not rollout.holds or site == "lab"
+    assert MACHINE not in rollout.excluded
+    jumps = case.on_demand and rollout.ondemand_jumps_waves
+    assert jumps or rollout.windows is None or case.now != NOON
+    if not (jumps or decision.repeated):
+        assert rollout.fraction > POSITION
+        assert rollout.order is None or {"lab": 0, "fra": 1}.get(site, 2) <= rollout.order_stage
     assert not case.cloned
     assert CHANGESET not in case.quarantined
     assert case.version in {"3033.2.0", "0.0.0"}
@@ -200,10 +308,17 @@ def test_every_refusal_of_the_gates_has_a_reason():
     refusals = {
         *("rollout_unknown", "halted_everywhere", "halted", "suspended", "withdrawn", "braked", "updates_disabled"),
         *("policy_changed", "node_unknown", "cloned", "quarantined", "attempt_open", "attempts_spent", "retry_later"),
-        *("pace", "rollout_created", "rollout_paused", "rollout_halted", "rollout_completed", "rollout_aborted"),
-        "rollout_superseded",
+        *("pace", "rollout_created", "rollout_paused", "rollout_halted", "rollout_aborted", "rollout_superseded"),
+        *("rollout_waiting_for_gate", "rollout_waiting_for_approval", "rollout_scheduled"),
+        *("observe_only", "held", "excluded", "failure_domain", "no_rollout"),
     }
     assert refusals <= _REASONS.keys()
+
+
+def test_every_reason_is_explained_in_words():
+    """What operators are shown of a node that was not updated, and of one that was."""
+    assert EXPLANATIONS.keys() == {*Reason, GRANTED}
+    assert all(said.endswith(".") and len(said) > 20 for said in EXPLANATIONS.values())
 
 
 # ---- fail closed

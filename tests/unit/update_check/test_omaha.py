@@ -64,6 +64,7 @@ def test_a_poll_says_who_where_and_in_which_boot():
     assert said.facts == {
         "arch": "amd64",
         "track": "stable",
+        "board": "amd64-usr",
         "oem": "ami",
         "oemversion": "1",
         "alephversion": "3033.0.0",
@@ -124,8 +125,8 @@ def test_each_fact_alone_is_as_all_together():
     assert {name: omaha.fact(request, one, name) for name in facts} == facts
     assert omaha.fact(request, one, "version") == "3033.2.0"
     assert omaha.fact(request, one, "site") is None
-    empty = app(track="", oem="", oemversion="", alephversion="", machinealias="", version="")
-    for name in ("track", "oem", "oemversion", "alephversion", "alias", "version"):
+    empty = app(track="", board="", oem="", oemversion="", alephversion="", machinealias="", version="")
+    for name in ("track", "board", "oem", "oemversion", "alephversion", "alias", "version"):
         assert omaha.fact(request, empty, name) is None
 
 

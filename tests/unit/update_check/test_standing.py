@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.update_check.standing import CLOSED_STATES, OpenAttempt, Standings
 from shared.domain.attempt import CLOSED
-from shared.events.types import LogTicked, NodeCloned, NodeQuarantined, ReportSource, UpdateEvent
+from shared.events.types import LogTicked, NodeChanged, NodeCloned, NodeQuarantined, ReportSource, UpdateEvent
 
 APPLICATION = uuid.UUID(int=1)
 CHANGESETS = [uuid.UUID(int=n) for n in (11, 12)]
@@ -96,7 +96,7 @@ def test_what_is_in_flight_is_what_is_open_and_not_parked(steps):
             case ("event", number, state, applied):
                 standings.apply(update(KEYS[number % 3][1], number, state, applied=applied), f"update.{state}.v1")
             case ("anew", keep):
-                standings.replace_all(dict(standings.attempts) if keep else {}, {}, set())
+                standings.replace_all(dict(standings.attempts) if keep else {}, {}, set(), {})
         assert_counts(standings)
 
 
@@ -221,3 +221,18 @@ def test_clones_are_remembered():
 def test_closed_states_are_the_domains():
     """One list, said twice for speed."""
     assert {state.value for state in CLOSED} == CLOSED_STATES
+
+
+def test_facts_that_operators_import_are_those_of_the_rows():
+    """An event says that something changed, the row what; a fleet without any is not looked through."""
+    standings = Standings()
+    assert standings.imported_of(*KEYS[0]) is None
+    standings.replace_all({}, {}, set(), {KEYS[0]: {"site": "fra"}, KEYS[1]: {"site": "lab"}})
+    assert standings.imported_of(*KEYS[0]) == {"site": "fra"}
+    assert standings.imported_of(*KEYS[2]) is None
+    changed = [
+        NodeChanged(node_id="n", by="ana", application_id=str(APPLICATION), machine_id=machine_id)
+        for _, machine_id in KEYS[1:]
+    ]
+    standings.take_imported([*changed, NodeChanged(node_id="n", by="ana")], {KEYS[2]: {"rack": "7"}})
+    assert standings.imported == {KEYS[0]: {"site": "fra"}, KEYS[2]: {"rack": "7"}}
