@@ -190,6 +190,13 @@ class SchemaMismatch(UneventfulError):
     title = "Schema mismatch"
 
 
+class BackupDamaged(UneventfulError):
+    """A backup is not whole, or not what its manifest says."""
+
+    code = "backup_damaged"
+    title = "Backup damaged"
+
+
 class LedgerBroken(UneventfulError):
     """The ledger has a gap, or its chain of hashes does not verify."""
 

@@ -12,6 +12,7 @@ from services.cli.target import Options
 
 LAZY = {
     "app": "services.cli.applications:app",
+    "backup": "services.cli.backup:backup",
     "changeset": "services.cli.changesets:changeset",
     "channel": "services.cli.channels:channel",
     "completion": "services.cli.completion:completion",

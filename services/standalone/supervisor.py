@@ -44,7 +44,7 @@ from services.standalone.settings import (
 )
 from shared.db import migrate
 
-_DATABASE = "uneventful"
+DATABASE = "uneventful"
 _LOG_LIMIT_BYTES = 50 * 1024 * 1024
 _READY_POLL_SECONDS = 0.03
 _SERVICE_START_SECONDS = 60.0
@@ -315,8 +315,8 @@ class Supervisor:
         await self._check_ports()
         await self._start_servers()
         postgres = self._started_postgres()
-        database_url = postgres.url(_DATABASE)
-        await postgres.create_database(_DATABASE)
+        database_url = postgres.url(DATABASE)
+        await postgres.create_database(DATABASE)
         write_private(self._run_file("database.url"), database_url + "\n")
         applied = await migrate(database_url)
         if applied:
