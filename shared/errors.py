@@ -96,6 +96,22 @@ class Gone(UneventfulError):
     title = "Gone"
 
 
+class PreconditionFailed(UneventfulError):
+    """It has changed since the caller looked (RFC 9110 13.1)."""
+
+    code = "precondition_failed"
+    status = 412
+    title = "Precondition failed"
+
+
+class Unprocessable(UneventfulError):
+    """It is well-formed, and contradicts what the caller said before."""
+
+    code = "unprocessable"
+    status = 422
+    title = "Unprocessable"
+
+
 class TooLarge(UneventfulError):
     """What was sent is larger than the limit."""
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from typing import Final
 
 import aiohttp
 import structlog
@@ -13,55 +14,77 @@ from aiohttp import web
 
 from services.control.auth import TokenCheck
 from services.control.completion import pause_s
-from services.control.routes import ROUTES, SESSION, SETTINGS, STORE, is_public, role_middleware
+from services.control.middleware import IDS, operation_middleware
+from services.control.routes import ROUTES, SESSION, SETTINGS, STORE, is_public
 from services.control.settings import Settings
 from services.control.store import Store
-from services.control.tokens import Role
+from services.control.tokens import KnownToken
 from shared.clock import SystemClock
 from shared.db import check_schema, create_pool, is_transient
 from shared.ids import SystemIds
 from shared.web import HEALTH, background, bearer_auth_middleware, new_app
+
+LOOKS_POOL_SIZE: Final = 3
+"""Connections that can only read, for dry runs and for what If-Match is about."""
+HOUSEKEEPING_EVERY_S: Final = 60.0
 
 _log = structlog.get_logger()
 
 
 def make_app(settings: Settings) -> web.Application:
     """Build control from its settings."""
-    clock = SystemClock()
+    clock, ids = SystemClock(), SystemIds()
 
-    async def lookup(hashed: bytes) -> tuple[str, Role] | None:
+    async def lookup(hashed: bytes) -> KnownToken | None:
         return await app[STORE].tokens.find(hashed)
 
     tokens = TokenCheck(lookup, clock=clock, remember_s=settings.token_cache_s)
     app = new_app(
         name="control",
         max_body_bytes=256 * 1024,
-        middlewares=[bearer_auth_middleware(tokens.verify, is_public=is_public), role_middleware],
+        middlewares=[bearer_auth_middleware(tokens.verify, is_public=is_public), operation_middleware],
     )
     app[SETTINGS] = settings
+    app[IDS] = ids
 
     async def database(app: web.Application) -> AsyncIterator[None]:
         pool = await create_pool(
             settings.database_url.reveal(), application_name="uneventful control", max_size=settings.pool_size
         )
+        looks = await create_pool(
+            settings.database_url.reveal(),
+            application_name="uneventful control looks",
+            min_size=0,
+            max_size=LOOKS_POOL_SIZE,
+            read_only=True,
+        )
         try:
             async with pool.acquire() as connection:
                 await check_schema(connection)
-            app[STORE] = Store(pool, ids=SystemIds(), clock=clock)
+            app[STORE] = Store(pool, ids=ids, clock=clock, looks=looks)
             app[HEALTH].add("postgres", app[STORE].ping)
             yield
             # What still runs is a look at the ledger at most; it is not worth the wait.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(pool.close(), 1.0)
+                await asyncio.wait_for(asyncio.gather(pool.close(), looks.close()), 1.0)
         finally:
             pool.terminate()
+            looks.terminate()
 
     async def session(app: web.Application) -> AsyncIterator[None]:
         async with aiohttp.ClientSession() as made:
             app[SESSION] = made
             yield
 
-    app.cleanup_ctx.extend([database, session, background("completion", complete_rollouts)])
+    async def keep_house(app: web.Application) -> None:
+        """For ever, once a minute: keep when tokens were used last, and forget idempotency keys that are old."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_EVERY_S)
+            await housekeep(app[STORE], tokens)
+
+    app.cleanup_ctx.extend(
+        [database, session, background("completion", complete_rollouts), background("housekeeping", keep_house)]
+    )
     app.router.add_routes([web.route(route.method, route.path, route.handler) for route in ROUTES])
     return app
 
@@ -81,3 +104,17 @@ async def complete_rollouts(app: web.Application) -> None:
                 raise
             _log.warning("completion.postgres_away", cause=type(error).__name__)
         await asyncio.sleep(pause_s(took_s=time.monotonic() - started, at_least_s=every_s))
+
+
+async def housekeep(store: Store, tokens: TokenCheck) -> None:
+    """Keep when tokens were used last, and forget idempotency keys that are old."""
+    try:
+        await store.tokens.note_used(tokens.take_used())
+        swept = await store.idempotency.sweep()
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        _log.warning("housekeeping.postgres_away", cause=type(error).__name__)
+    else:
+        if swept:
+            _log.info("idempotency_keys.swept", keys=swept)

@@ -127,7 +127,7 @@ def _operation_id(route: Route) -> str:
 
 
 def _path_parameters(route: Route) -> list[dict[str, Any]]:
-    schemas = {"id": ID, "reference": TEXT, "seq": {"type": "integer", "minimum": 1}}
+    schemas = {"id": ID, "name": TEXT, "reference": TEXT, "seq": {"type": "integer", "minimum": 1}}
     return [
         {"name": name, "in": "path", "required": True, "schema": schemas[name]}
         for name in re.findall(r"\{(\w+)\}", route.path)

@@ -41,4 +41,13 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     verify_seconds: Annotated[
         float, msgspec.Meta(ge=1, le=300, description="The longest that verifying the ledger on request may take.")
     ] = 25.0
+    trusted_proxies: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=16,
+            description="Proxies of yours in front of control: who asks is read from X-Forwarded-For, as the outermost "
+            "of them wrote it. 0: the header is ignored.",
+        ),
+    ] = 0
     pool_size: Annotated[int, msgspec.Meta(ge=2, le=100, description="Connections to Postgres.")] = 6

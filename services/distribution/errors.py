@@ -44,14 +44,6 @@ class TokenUnknown(NotPermitted):
     title = "Token unknown"
 
 
-class PreconditionFailed(UneventfulError):  # noqa: N818
-    """The payload is not the one that If-Match or If-Unmodified-Since asks for (RFC 9110 15.5.13)."""
-
-    code = "precondition_failed"
-    status = 412
-    title = "Precondition failed"
-
-
 class DigestMismatch(UneventfulError):  # noqa: N818
     """The bytes that came do not have the digest in the address."""
 

@@ -25,7 +25,8 @@ SELECT changeset_id, state FROM fleet.attempts WHERE token = $1;
 
 -- name: token_by_hash
 -- Who an operator's token belongs to. The token itself is stored nowhere.
-SELECT name, role FROM control.tokens WHERE token_sha256 = $1;
+SELECT name, role FROM control.tokens
+ WHERE token_sha256 = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now());
 
 -- name: ping
 -- Whether Postgres answers.

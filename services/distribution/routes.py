@@ -13,7 +13,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from services.distribution.access import Allowed, Refused, Unlisted
-from services.distribution.errors import PreconditionFailed, problem_of
+from services.distribution.errors import problem_of
 from services.distribution.gate_watch import GATES
 from services.distribution.payload_files import OpenPayload, PayloadFiles
 from services.distribution.preconditions import Precondition, evaluate, http_date, if_range_holds
@@ -32,6 +32,7 @@ from shared.errors import (
     InvalidInput,
     NotFound,
     NotPermitted,
+    PreconditionFailed,
     RangeUnsatisfiable,
     TooLarge,
     TooSlow,
@@ -39,7 +40,7 @@ from shared.errors import (
     UnsupportedType,
 )
 from shared.observability import counter, gauge
-from shared.web import PRINCIPAL, json_response, problem_response
+from shared.web import PRINCIPAL, Role, json_response, problem_response
 
 PAYLOAD_TYPE: Final = "application/octet-stream"
 # A digest names the same bytes for ever; "public" would let a shared cache answer for us after a halt.
@@ -139,8 +140,8 @@ class PayloadRoutes:
         sha256 = request.match_info["sha256"]
         if _DIGEST.fullmatch(sha256) is None:
             raise InvalidInput("the path must end in a sha256, 64 lower-case hexadecimal digits")
-        if request[PRINCIPAL].role != "admin":
-            raise NotPermitted("only a token of the role admin may upload")
+        if not request[PRINCIPAL].role.covers(Role.OPERATOR):
+            raise NotPermitted("only a token of the role operator or above may upload")
         if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
             raise UnsupportedType("send the payload without Content-Encoding")
         limit = self._settings.max_upload_bytes

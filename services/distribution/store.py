@@ -12,7 +12,7 @@ import asyncpg
 
 from services.distribution.access import Attempt, Closure, Listing, RefusalCode
 from shared.db.queries import Queries
-from shared.web import Principal
+from shared.web import Principal, Role
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -61,7 +61,7 @@ async def read_attempt(pool: asyncpg.Pool[Any], token: str) -> Attempt | None:
 async def principal_of(pool: asyncpg.Pool[Any], token: str) -> Principal | None:
     """Whose token this is, looked up by its hash."""
     row = await pool.fetchrow(QUERIES["token_by_hash"], hashlib.sha256(token.encode()).digest())
-    return None if row is None else Principal(row["name"], row["role"])
+    return None if row is None else Principal(row["name"], Role(row["role"]))
 
 
 async def ping(pool: asyncpg.Pool[Any]) -> None:

@@ -76,8 +76,8 @@ async def set_codecs(connection: asyncpg.Connection[Any]) -> None:
     )
 
 
-def _server_settings(application_name: str, statement_timeout_s: float) -> dict[str, str]:
-    return {
+def _server_settings(application_name: str, statement_timeout_s: float, *, read_only: bool = False) -> dict[str, str]:
+    return ({"default_transaction_read_only": "on"} if read_only else {}) | {
         "application_name": application_name,
         "statement_timeout": str(round(statement_timeout_s * 1000)),
         "idle_in_transaction_session_timeout": str(round(IDLE_IN_TRANSACTION_TIMEOUT_S * 1000)),
@@ -99,6 +99,7 @@ async def create_pool(
     max_size: int = 10,
     statement_timeout_s: float = STATEMENT_TIMEOUT_S,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    read_only: bool = False,
 ) -> asyncpg.Pool[Any]:
     """Open a pool; while the server cannot be reached, try again for ``connect_timeout_s`` seconds.
 
@@ -109,6 +110,7 @@ async def create_pool(
         max_size: The most that are open at a time.
         statement_timeout_s: A statement that takes longer is cancelled by the server.
         connect_timeout_s: How long to go on trying.
+        read_only: Whether its transactions can change nothing.
 
     Raises:
         Unavailable: The server could not be reached in that time.
@@ -122,7 +124,7 @@ async def create_pool(
                     min_size=min_size,
                     max_size=max_size,
                     timeout=connect_timeout_s,
-                    server_settings=_server_settings(application_name, statement_timeout_s),
+                    server_settings=_server_settings(application_name, statement_timeout_s, read_only=read_only),
                 )
                 return pool
     except _CONNECT_ERRORS as error:

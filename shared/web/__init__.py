@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from shared.web.address import client_address
 from shared.web.app import background, new_app
-from shared.web.auth import PRINCIPAL, Principal, bearer_auth_middleware
-from shared.web.body import json_response, read_body, read_json
+from shared.web.auth import PRINCIPAL, Principal, Role, bearer_auth_middleware
+from shared.web.body import json_response, keep_body, read_body, read_json
 from shared.web.health import HEALTH, Health
 from shared.web.problems import problem_middleware, problem_response
 from shared.web.serve import main, run, serve
@@ -14,9 +15,12 @@ __all__ = [
     "PRINCIPAL",
     "Health",
     "Principal",
+    "Role",
     "background",
     "bearer_auth_middleware",
+    "client_address",
     "json_response",
+    "keep_body",
     "main",
     "new_app",
     "problem_middleware",

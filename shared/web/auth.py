@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,8 +14,22 @@ from aiohttp.typedefs import Middleware
 from shared.errors import NotAuthenticated
 from shared.web.problems import Handler
 
-# RFC 6750 2.1, b64token, of a length that no honest token exceeds.
-_BEARER: Final = re.compile(r"bearer +(?P<token>[A-Za-z0-9\-._~+/]{1,512}=*)", re.IGNORECASE)
+# RFC 6750 2.1, b64token, of a length that no honest token exceeds: signed ones hold claims.
+_BEARER: Final = re.compile(r"bearer +(?P<token>[A-Za-z0-9\-._~+/]{1,8000}=*)", re.IGNORECASE)
+
+
+class Role(enum.StrEnum):
+    """What somebody may do; each role may do all that those before it may."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    APPROVER = "approver"
+    ADMIN = "admin"
+
+    def covers(self, needed: Role) -> bool:
+        """Whether this role may do what ``needed`` may."""
+        order = list(Role)
+        return order.index(self) >= order.index(needed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +38,13 @@ class Principal:
 
     Attributes:
         name: For the record of who did what.
-        role: What it may do, in one word.
+        role: What it may do.
+        applications: The ids of the applications that it is for; None: all.
     """
 
     name: str
-    role: str = "viewer"
+    role: Role = Role.VIEWER
+    applications: frozenset[str] | None = None
 
 
 PRINCIPAL: Final = web.RequestKey("PRINCIPAL", Principal)
@@ -41,8 +58,8 @@ def bearer_auth_middleware(
     """Lets a request pass whose token ``verify`` knows, with ``request[PRINCIPAL]`` set.
 
     Args:
-        verify: Gets the token, returns whom it belongs to or None. It must compare in constant time: by
-            ``hmac.compare_digest``, or by looking up the token's hash.
+        verify: Gets the token, returns whom it belongs to or None; it may raise NotAuthenticated where it can say more.
+            It must compare in constant time: by ``hmac.compare_digest``, or by looking up the token's hash.
         is_public: Requests for which no token is asked.
     """
 

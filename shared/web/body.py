@@ -33,7 +33,19 @@ class Limits:
 
 
 LIMITS: Final = web.AppKey("LIMITS", Limits)
+KEPT_BODY: Final = web.RequestKey("KEPT_BODY", bytes)
 _DEFAULT: Final = Limits()
+
+
+async def keep_body(request: web.Request, *, max_bytes: int | None = None) -> bytes:
+    """Read the whole body before the handler does; `read_body` gives it again.
+
+    Raises:
+        UneventfulError: What `read_body` raises.
+    """
+    body = await read_body(request, max_bytes=max_bytes)
+    request[KEPT_BODY] = body
+    return body
 
 
 async def read_body(request: web.Request, *, max_bytes: int | None = None, timeout_s: float | None = None) -> bytes:
@@ -50,6 +62,11 @@ async def read_body(request: web.Request, *, max_bytes: int | None = None, timeo
         UnsupportedType: It has a content coding; only plain bodies are read.
         InvalidInput: It ended early.
     """
+    kept: bytes | None = request.get(KEPT_BODY)
+    if kept is not None:
+        if max_bytes is not None and len(kept) > max_bytes:
+            raise _too_large(max_bytes)
+        return kept
     if max_bytes is None or timeout_s is None:
         limits = request.config_dict.get(LIMITS, _DEFAULT)
         max_bytes = limits.max_body_bytes if max_bytes is None else max_bytes

@@ -21,12 +21,14 @@ from shared.errors import (
     NotAuthenticated,
     NotFound,
     NotPermitted,
+    PreconditionFailed,
     RangeUnsatisfiable,
     TooLarge,
     TooMany,
     TooSlow,
     Unavailable,
     UneventfulError,
+    Unprocessable,
     UnsupportedType,
 )
 from shared.observability.metrics import counter
@@ -50,6 +52,8 @@ _BY_STATUS: Final[Mapping[int, type[UneventfulError]]] = {
         TooSlow,
         Conflict,
         Gone,
+        PreconditionFailed,
+        Unprocessable,
         TooLarge,
         UnsupportedType,
         RangeUnsatisfiable,

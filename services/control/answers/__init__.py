@@ -7,6 +7,7 @@ from typing import Final
 
 from services.control.answers import (
     applications,
+    approvals,
     changesets,
     channels,
     global_gate,
@@ -16,6 +17,7 @@ from services.control.answers import (
     nodes,
     rollouts,
     service,
+    tokens,
 )
 from services.control.answers.fields import Schema
 from shared.errors import Fault
@@ -49,4 +51,6 @@ ANSWERS: Final = merge(
     nodes.ANSWERS,
     node_tokens.ANSWERS,
     ledger.ANSWERS,
+    approvals.ANSWERS,
+    tokens.ANSWERS,
 )

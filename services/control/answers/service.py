@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.control.answers.fields import TEXT, Schema, object_of, or_null, words
+from services.control.answers.fields import ID, TEXT, Schema, object_of, or_null, words
+from shared.web import Role
 
 ANSWERS: Final[dict[str, Schema]] = {
     "Problem": object_of(
@@ -20,7 +21,12 @@ ANSWERS: Final[dict[str, Schema]] = {
         service=TEXT,
         api=TEXT,
         distribution_url=or_null(TEXT),
-        principal=object_of("Whose token was sent.", name=TEXT, role=words("admin", "viewer")),
+        principal=object_of(
+            "Whose token was sent, and the ids of the applications that it is for; null: all.",
+            name=TEXT,
+            role=words(*(role.value for role in Role)),
+            applications=or_null({"type": "array", "items": ID}),
+        ),
     ),
     "Description": {"type": "string", "description": "This document."},
 }

@@ -6,6 +6,9 @@ from services.control.requests.applications import (
     ApplicationsQuery,
     NewApplication,
 )
+from services.control.requests.approvals import (
+    ApprovalsQuery,
+)
 from services.control.requests.changesets import (
     ChangesetsQuery,
     NewChangeset,
@@ -68,10 +71,17 @@ from services.control.requests.nodes import (
 from services.control.requests.rollouts import (
     RolloutsQuery,
 )
+from services.control.requests.tokens import (
+    NewToken,
+    Rotation,
+    TokenReference,
+    TokensQuery,
+)
 from shared.domain.rollout import RolloutState
 
 __all__ = [
     "ApplicationsQuery",
+    "ApprovalsQuery",
     "Arch",
     "Because",
     "ChangesetState",
@@ -96,6 +106,7 @@ __all__ = [
     "NewNodeToken",
     "NewNodeTokenKind",
     "NewPayload",
+    "NewToken",
     "NodeState",
     "NodeTokensQuery",
     "NodesQuery",
@@ -112,12 +123,15 @@ __all__ = [
     "Request",
     "RolloutState",
     "RolloutsQuery",
+    "Rotation",
     "Selector",
     "Seq",
     "Sha1Base64",
     "Sha256",
     "Size",
     "Text",
+    "TokenReference",
+    "TokensQuery",
     "VerifyQuery",
     "Version",
 ]

@@ -6,6 +6,7 @@ from typing import Final
 
 from services.control.routes import (
     applications,
+    approvals,
     changesets,
     channels,
     global_gate,
@@ -15,11 +16,12 @@ from services.control.routes import (
     nodes,
     rollouts,
     service,
+    tokens,
 )
 from services.control.routes.ledger import NDJSON
-from services.control.routes.route import API, SESSION, SETTINGS, STORE, Route, is_public, role_middleware
+from services.control.routes.route import API, SESSION, SETTINGS, STORE, Route, is_public
 
-__all__ = ["API", "NDJSON", "ROUTES", "SESSION", "SETTINGS", "STORE", "Route", "is_public", "role_middleware"]
+__all__ = ["API", "NDJSON", "ROUTES", "SESSION", "SETTINGS", "STORE", "Route", "is_public"]
 
 ROUTES: Final = (
     *service.ROUTES,
@@ -32,4 +34,6 @@ ROUTES: Final = (
     *nodes.ROUTES,
     *node_tokens.ROUTES,
     *ledger.ROUTES,
+    *approvals.ROUTES,
+    *tokens.ROUTES,
 )

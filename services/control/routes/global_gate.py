@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from services.control import requests
-from services.control.routes.route import STORE, by, get, post
+from services.control.routes.route import STORE, Scope, by, get, post
 from shared.web import json_response, read_json
 
 
@@ -29,7 +29,7 @@ async def unhalt_everything(request: web.Request) -> web.Response:
 
 
 ROUTES: Final = (
-    get("/halt", show_halt, "GlobalGate", "Whether everything is halted."),
+    get("/halt", show_halt, "GlobalGate", "Whether everything is halted.", scope=Scope.ANYBODY),
     post("/halt", halt_everything, "GlobalGate", "Halt everything: no node is offered anything.", requests.Because),
     post("/unhalt", unhalt_everything, "GlobalGate", "Let everything go on.", requests.Because),
 )

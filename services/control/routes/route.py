@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypedDict, TypeVar, Unpack
 
 import aiohttp
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from multidict import MultiMapping
 
 from services.control import requests
 from services.control.settings import Settings
 from services.control.store import Made, Store
-from services.control.tokens import Role
-from shared.errors import InvalidInput, NotPermitted
-from shared.web import PRINCIPAL, json_response
+from shared.errors import InvalidInput
+from shared.web import PRINCIPAL, Role, json_response
 
 STORE: Final = web.AppKey("STORE", Store)
 SETTINGS: Final = web.AppKey("SETTINGS", Settings)
 SESSION: Final = web.AppKey("SESSION", aiohttp.ClientSession)
 
 API: Final = "/api/v1"
-_SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
+DRY_RUN: Final = "dry_run"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Q = TypeVar("Q", bound=requests.Request)
@@ -33,16 +33,16 @@ Q = TypeVar("Q", bound=requests.Request)
 
 def is_public(request: web.Request) -> bool:
     """The description of the API is for everybody."""
-    return request.path == f"{API}/openapi.yaml"
+    return request.path in (f"{API}/openapi.yaml", f"{API}/")
 
 
-@web.middleware
-async def role_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Viewers may look and not touch."""
-    principal = request.get(PRINCIPAL)
-    if principal is not None and request.method not in _SAFE_METHODS and principal.role != Role.ADMIN.value:
-        raise NotPermitted(f"the token {principal.name!r} may only look: use one with the role admin")
-    return await handler(request)
+class Scope(enum.Enum):
+    """What a token for single applications may do with a route."""
+
+    BY_APPLICATION = "by_application"
+    """Use it for what belongs to them, as the path, the query or the body names it; else nothing."""
+    ANYBODY = "anybody"
+    """Use it: what it says belongs to no application."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,10 @@ class Route:
         query: What its query may hold.
         answer: The schema of a good answer, by its name in the description; ``[X]`` is a page of X.
         created: Whether it answers 201 where it made something, and 200 where the same was there.
+        role: The least role that may do it; None: a viewer where it only looks, an operator else.
+        scope: What a token for single applications may do with it.
+        secret: Whether the answer holds a secret: it is not kept for a retry, and there is no dry run.
+        max_body_bytes: The largest body; None: the service's own limit.
     """
 
     method: str
@@ -66,11 +70,47 @@ class Route:
     body_optional: bool = False
     query: type[requests.Request] | None = None
     created: bool = False
+    role: Role | None = None
+    scope: Scope = Scope.BY_APPLICATION
+    secret: bool = False
+    max_body_bytes: int | None = None
+
+    @property
+    def looks(self) -> bool:
+        """Whether it changes nothing."""
+        return self.method == hdrs.METH_GET
+
+    @property
+    def least_role(self) -> Role:
+        """The least role that may do it."""
+        return self.role or (Role.VIEWER if self.looks else Role.OPERATOR)
+
+    @property
+    def query_names(self) -> frozenset[str]:
+        """What its query may name."""
+        own = () if self.query is None else (field.encode_name for field in msgspec.structs.fields(self.query))
+        return frozenset(own) | (frozenset() if self.looks else {DRY_RUN})
 
 
-def get(path: str, handler: Handler, answer: str, summary: str, query: type[requests.Request] | None = None) -> Route:
+class Rules(TypedDict, total=False):
+    """Of a route: who may use it and how, as `Route` has it."""
+
+    role: Role
+    scope: Scope
+    secret: bool
+    max_body_bytes: int
+
+
+def get(
+    path: str,
+    handler: Handler,
+    answer: str,
+    summary: str,
+    query: type[requests.Request] | None = None,
+    **rules: Unpack[Rules],
+) -> Route:
     """A route that only looks; ``path`` is without the API's prefix."""
-    return Route(method="GET", path=API + path, handler=handler, answer=answer, summary=summary, query=query)
+    return Route(method="GET", path=API + path, handler=handler, answer=answer, summary=summary, query=query, **rules)
 
 
 def post(
@@ -82,6 +122,7 @@ def post(
     *,
     created: bool = False,
     body_optional: bool = False,
+    **rules: Unpack[Rules],
 ) -> Route:
     """A route that changes something; ``path`` is without the API's prefix."""
     return Route(
@@ -93,6 +134,7 @@ def post(
         body=body,
         body_optional=body_optional,
         created=created,
+        **rules,
     )
 
 
@@ -106,6 +148,8 @@ def query(request: web.Request, kind: type[Q]) -> Q:
         InvalidInput: A name is unknown, or a value is not what is asked for.
     """
     given = _plain(request.query, kind)
+    if request.method != hdrs.METH_GET:
+        given.pop(DRY_RUN, None)
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as fault:

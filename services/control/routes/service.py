@@ -7,19 +7,23 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from services.control.routes.route import SETTINGS, get
+from services.control.routes.route import SETTINGS, Scope, get
 from shared.web import PRINCIPAL, json_response
 
 
 async def server(request: web.Request) -> web.Response:
     """GET /server."""
-    settings = request.app[SETTINGS]
+    settings, principal = request.app[SETTINGS], request[PRINCIPAL]
     return json_response(
         {
             "service": "control",
             "api": "v1",
             "distribution_url": settings.distribution_public_url or settings.distribution_url,
-            "principal": {"name": request[PRINCIPAL].name, "role": request[PRINCIPAL].role},
+            "principal": {
+                "name": principal.name,
+                "role": principal.role,
+                "applications": None if principal.applications is None else sorted(principal.applications),
+            },
         }
     )
 
@@ -31,6 +35,12 @@ async def openapi(_: web.Request) -> web.Response:
 
 
 ROUTES: Final = (
-    get("/server", server, "Server", "What this server is, where payloads are uploaded to, and who asks."),
+    get(
+        "/server",
+        server,
+        "Server",
+        "What this server is, where payloads are uploaded to, and who asks.",
+        scope=Scope.ANYBODY,
+    ),
     get("/openapi.yaml", openapi, "Description", "This description; no token is asked for."),
 )

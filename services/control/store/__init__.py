@@ -7,15 +7,18 @@ from typing import Any
 import asyncpg
 
 from services.control.store.applications import Applications
+from services.control.store.approvals import Approvals
 from services.control.store.base import Database, Made
 from services.control.store.changesets import Changesets
 from services.control.store.channels import Channels
 from services.control.store.global_gate import GlobalGate
 from services.control.store.groups import Groups
+from services.control.store.idempotency import IdempotencyKeys
 from services.control.store.ledger import Ledger
 from services.control.store.node_tokens import NodeTokens
 from services.control.store.nodes import Nodes
 from services.control.store.rollouts import Rollouts
+from services.control.store.scope import Scopes
 from services.control.store.tokens import Tokens
 from shared.clock import Clock
 from shared.ids import IdSource
@@ -33,14 +36,20 @@ class Store:
         pool: From `shared.db.create_pool`.
         ids: Makes the ids of rows and events.
         clock: Gives the events' times.
+        looks: Connections that can only read, for dry runs and preconditions; None: those of ``pool``.
     """
 
-    def __init__(self, pool: asyncpg.Pool[Any], *, ids: IdSource, clock: Clock) -> None:
-        database = Database(pool, ids, clock)
+    def __init__(
+        self, pool: asyncpg.Pool[Any], *, ids: IdSource, clock: Clock, looks: asyncpg.Pool[Any] | None = None
+    ) -> None:
+        database = Database(pool, ids, clock, looks)
         self._database = database
-        self.tokens = Tokens(database)
         self.gate = GlobalGate(database)
         self.applications = Applications(database)
+        self.tokens = Tokens(database, self.applications)
+        self.approvals = Approvals(database)
+        self.idempotency = IdempotencyKeys(database)
+        self.scopes = Scopes(database)
         self.changesets = Changesets(database, self.applications)
         self.rollouts = Rollouts(database, self.gate, self.changesets)
         self.channels = Channels(database, self.applications, self.changesets, self.rollouts)

@@ -6,6 +6,7 @@ import uuid
 from typing import Final
 
 from services.control import requests
+from services.control.acting import about
 from services.control.store.base import Connection, Database, Made, Row, ids_of, rows_of
 from shared.db import Queries
 from shared.errors import Conflict, NotFound
@@ -26,12 +27,14 @@ class Applications:
             Conflict: The name has another omaha id, or the omaha id another name.
         """
         omaha_id = None if asked.omaha_id is None else asked.omaha_id.strip("{}").lower()
-        row = await self._database.pool.fetchrow(
-            QUERIES["add_application"], self._database.ids.uuid7(), asked.name, omaha_id
-        )
-        if row is not None:
-            return Made(dict(row), new=True)
-        found = await self._database.pool.fetch(QUERIES["application_named"], asked.name, omaha_id or "")
+        async with self._database.plain() as connection:
+            row = await connection.fetchrow(
+                QUERIES["add_application"], self._database.ids.uuid7(), asked.name, omaha_id
+            )
+            if row is not None:
+                about(f"applications/{row['application_id']}")
+                return Made(dict(row), new=True)
+            found = await connection.fetch(QUERIES["application_named"], asked.name, omaha_id or "")
         for known in found:
             if known["name"] == asked.name and known["omaha_id"] == omaha_id:
                 return Made(dict(known), new=False)

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import asyncpg
 
+from services.control.acting import ACTING, LOOKING, Acting
 from shared.clock import Clock
 from shared.db import Queries
 from shared.errors import Fault
@@ -38,31 +39,98 @@ class Database:
     """Connections, and what every change needs.
 
     Attributes:
-        pool: From `shared.db.create_pool`.
+        main: From `shared.db.create_pool`.
         ids: Makes the ids of rows and events.
         clock: Gives the events' times.
+        looks: Connections that can only read; dry runs and preconditions look by these. None: by those of ``main``.
     """
 
-    pool: asyncpg.Pool[Any]
+    main: asyncpg.Pool[Any]
     ids: IdSource
     clock: Clock
+    looks: asyncpg.Pool[Any] | None = None
+
+    @property
+    def pool(self) -> asyncpg.Pool[Any]:
+        """Where to read; what changes something goes through `change` or `plain`, which tell the ledger who did it."""
+        acting = ACTING.get()
+        only_looks = LOOKING.get() or (acting is not None and acting.dry_run)
+        return self.looks if only_looks and self.looks is not None else self.main
 
     async def ping(self) -> None:
         """Raises what keeps Postgres from answering."""
-        await self.pool.execute(QUERIES["ping"])
+        await self.main.execute(QUERIES["ping"])
+
+    def change(self) -> contextlib.AbstractAsyncContextManager[Connection]:
+        """A transaction that is alone among operators' changes, with no grant half done; see `plain` for the rest."""
+        return self._transaction(alone=True)
+
+    def plain(self) -> contextlib.AbstractAsyncContextManager[Connection]:
+        """A transaction that locks nothing but the request's own target.
+
+        Where the request at hand changes something in it, the ledger gets one ``operator.acted.v1`` in the same
+        transaction. A dry run is rolled back at the end, and its events are kept in ``would``.
+        """
+        return self._transaction(alone=False)
 
     @contextlib.asynccontextmanager
-    async def change(self) -> AsyncIterator[Connection]:
-        """A transaction that is alone among operators' changes, with no grant half done."""
-        async with self.pool.acquire() as connection, connection.transaction():
+    async def _transaction(self, *, alone: bool) -> AsyncIterator[Connection]:
+        acting = ACTING.get()
+        async with self.main.acquire() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                before = await self._begin(connection, acting, alone=alone)
+                yield connection
+                recorded = acting is not None and await self._record(connection, acting, before)
+            except BaseException:
+                await transaction.rollback()
+                raise
+            if acting is not None and acting.dry_run:
+                await transaction.rollback()
+                return
+            await transaction.commit()
+            if acting is not None and recorded:
+                acting.recorded = True
+
+    async def _begin(self, connection: Connection, acting: Acting | None, *, alone: bool) -> int:
+        """Take the locks and judge the precondition. Returns how many rows the connection has changed so far."""
+        if acting is not None and acting.target is not None:
+            await connection.execute(QUERIES["lock_target"], acting.target)
+        if alone:
             await connection.fetchrow(QUERIES["lock_global_gate"])
-            yield connection
+        if acting is None:
+            return 0
+        precondition, acting.precondition = acting.precondition, None
+        if precondition is not None:
+            await precondition()
+        changed: int = await connection.fetchval(QUERIES["rows_changed"])
+        return changed
 
-    @contextlib.asynccontextmanager
-    async def plain(self) -> AsyncIterator[Connection]:
-        """A transaction that locks nothing by itself."""
-        async with self.pool.acquire() as connection, connection.transaction():
-            yield connection
+    async def _record(self, connection: Connection, acting: Acting, before: int) -> bool:
+        """Tell the ledger who changed something, where something was changed. Returns whether it was."""
+        if acting.recorded or await connection.fetchval(QUERIES["rows_changed"]) == before:
+            return False
+        if acting.dry_run:
+            acting.would.extend(rows_of(await connection.fetch(QUERIES["appended_here"])))
+            return False
+        subject = acting.target or acting.subject
+        if subject is None:
+            appended = await connection.fetch(QUERIES["appended_here"])
+            subject = appended[0]["subject"] if appended else "control"
+        data = types.OperatorActed(
+            by=acting.principal.name,
+            role=acting.principal.role.value,
+            action=acting.action,
+            subject=subject,
+            reason=acting.reason,
+            address=acting.address,
+            request_id=str(acting.request_id),
+        )
+        await append(connection, [self.event(data, subject)])
+        if acting.key is not None:
+            await connection.execute(QUERIES["key_was_used"], acting.principal.name, acting.key)
+        return True
 
     def event(self, data: types.EventData, subject: str, **more: Any) -> NewEvent:
         """A new event of control's; ``more`` as `shared.events.new_event` takes it."""

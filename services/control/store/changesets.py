@@ -6,9 +6,12 @@ import uuid
 from typing import Final
 
 from services.control import publishing, requests
+from services.control.acting import about
 from services.control.store.applications import Applications
+from services.control.store.approvals import four_eyes, policies_of_changeset
 from services.control.store.base import SOURCE, Connection, Database, Made, Row, gate_of, one, rows_of, value_of
 from shared.db import Queries
+from shared.domain.policy import Action
 from shared.errors import Conflict, NotFound
 from shared.events import types
 from shared.ledger import append
@@ -32,22 +35,22 @@ class Changesets:
             Conflict: The version exists for that arch with another kind or other notes.
         """
         application_id = (await self._applications.get(asked.application))["application_id"]
-        added = await self._database.pool.fetchval(
-            QUERIES["add_changeset"],
-            self._database.ids.uuid7(),
-            application_id,
-            asked.version,
-            asked.arch,
-            asked.kind.value,
-            asked.notes,
-        )
-        if added is not None:
-            return Made(await self.get(added), new=True)
-        known = one(
-            await self._database.pool.fetchrow(
-                QUERIES["changeset_by_version"], application_id, asked.version, asked.arch
+        async with self._database.plain() as connection:
+            added = await connection.fetchval(
+                QUERIES["add_changeset"],
+                self._database.ids.uuid7(),
+                application_id,
+                asked.version,
+                asked.arch,
+                asked.kind.value,
+                asked.notes,
             )
-        )
+            if added is not None:
+                about(f"changesets/{added}")
+                return Made(await self.get(added, connection), new=True)
+            known = one(
+                await connection.fetchrow(QUERIES["changeset_by_version"], application_id, asked.version, asked.arch)
+            )
         if (known["kind"], known["notes"]) != (asked.kind.value, asked.notes):
             raise Conflict(
                 f"there is a changeset {asked.version} for {asked.arch} already, with another kind or other notes; "
@@ -92,7 +95,7 @@ class Changesets:
             NotFound: There is no such changeset.
             Conflict: It is published, or the position or the name is taken by another payload.
         """
-        async with self._database.pool.acquire() as connection, connection.transaction():
+        async with self._database.plain() as connection:
             changeset = await self._locked(connection, changeset_id)
             present = rows_of(await connection.fetch(QUERIES["payloads"], changeset_id))
             position = len(present) if asked.position is None else asked.position
@@ -135,7 +138,7 @@ class Changesets:
             NotFound: There is no such changeset.
             Conflict: It has not exactly one main payload, or that is not first; or it is withdrawn.
         """
-        async with self._database.pool.acquire() as connection, connection.transaction():
+        async with self._database.plain() as connection:
             changeset = await self._locked(connection, changeset_id)
             if changeset["state"] == "withdrawn":
                 raise Conflict(f"changeset {changeset['version']} was withdrawn for good: choose another version")
@@ -171,7 +174,7 @@ class Changesets:
             NotFound: There is no such changeset.
             Conflict: It is a draft, or its gate is shut for another cause.
         """
-        async with self._database.pool.acquire() as connection, connection.transaction():
+        async with self._database.plain() as connection:
             changeset = await self._locked(connection, changeset_id)
             if changeset["state"] == "draft":
                 raise Conflict(f"changeset {changeset['version']} is a draft: no node can have it, so nothing to halt")
@@ -192,6 +195,10 @@ class Changesets:
         """
         async with self._database.change() as connection:
             await self._locked(connection, changeset_id)
+            policies = await policies_of_changeset(connection, changeset_id)
+            await four_eyes(
+                self._database, connection, Action.RESUME, policies, f"changesets/{changeset_id}", reason=reason
+            )
             await connection.fetchval(QUERIES["resume_changeset"], changeset_id, reason, by, self._database.ids.uuid7())
             resumed = await self.get(changeset_id, connection)
             if resumed["gate"] is not None and resumed["gate"]["state"] != "open":

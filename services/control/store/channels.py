@@ -6,11 +6,14 @@ import uuid
 from typing import Final
 
 from services.control import requests
+from services.control.acting import about
 from services.control.store.applications import Applications
+from services.control.store.approvals import four_eyes
 from services.control.store.base import Connection, Database, Made, Row, lock_channel, rows_of
 from services.control.store.changesets import Changesets
 from services.control.store.rollouts import Rollouts
 from shared.db import Queries
+from shared.domain.policy import Action
 from shared.errors import Conflict, InvalidInput, NotFound
 from shared.events import types
 from shared.ledger import append
@@ -37,9 +40,11 @@ class Channels:
         """
         application_id = (await self._applications.get(asked.application))["application_id"]
         key = (application_id, asked.name, asked.arch)
-        added = await self._database.pool.fetchval(QUERIES["add_channel"], self._database.ids.uuid7(), *key)
-        known = added or await self._database.pool.fetchval(QUERIES["channel_by_name"], *key)
-        return Made(await self.get(known), new=added is not None)
+        async with self._database.plain() as connection:
+            added = await connection.fetchval(QUERIES["add_channel"], self._database.ids.uuid7(), *key)
+            known = added or await connection.fetchval(QUERIES["channel_by_name"], *key)
+            about(f"channels/{known}")
+            return Made(await self.get(known, connection), new=added is not None)
 
     async def get(self, channel_id: uuid.UUID, connection: Connection | None = None) -> Row:
         """One channel.
@@ -100,6 +105,9 @@ class Channels:
                     f"Resume it first: `uneventful changeset resume {changeset_id} --reason ...`",
                     details={"gate": gate["state"], "changeset_id": changeset_id},
                 )
+            policies = [group["policy"] for group in groups]
+            subject = f"channels/{channel_id}"
+            await four_eyes(self._database, connection, Action.PROMOTE, policies, subject, reason=reason)
             previous = channel["changeset_id"]
             if previous != changeset_id:
                 await connection.execute(QUERIES["point_channel"], channel_id, changeset_id)

@@ -12,6 +12,7 @@ import asyncpg
 import msgspec
 
 from services.control import completion, publishing, requests, standstill
+from services.control.store.approvals import four_eyes, policies_of_rollout
 from services.control.store.base import (
     SOURCE,
     Connection,
@@ -28,7 +29,7 @@ from services.control.store.changesets import Changesets
 from services.control.store.global_gate import GlobalGate
 from shared.db import Queries
 from shared.domain import version as versions
-from shared.domain.policy import freeze
+from shared.domain.policy import Action, freeze
 from shared.errors import Conflict, NotFound
 from shared.events import types
 from shared.ledger import append
@@ -272,6 +273,10 @@ class Rollouts:
             await connection.fetch(QUERIES["lock_gates"], [row["changeset_id"]])
             row = one(await connection.fetchrow(QUERIES["rollout"], rollout_id))
             if resumes:
+                policies = await policies_of_rollout(connection, rollout_id)
+                await four_eyes(
+                    self._database, connection, Action.RESUME, policies, f"rollouts/{rollout_id}", reason=reason
+                )
                 if row["gate_state"] != "open" and row["state"] in ACTIVE:
                     raise Conflict(
                         f"changeset {row['version']} is {row['gate_state']}: {row['gate_reason']}. Resume it: "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -23,6 +24,7 @@ from shared.domain.identity import node_id_for
 from shared.settings import Secret
 
 API = "/api/v1"
+ACTED = "operator.acted.v1"
 SHA1 = "2jmj7l5rSw0yVb/vlWAYkK/YBwk="
 
 
@@ -53,8 +55,17 @@ class Operator:
         self.url = url
         self.token = token
 
-    async def ask(self, method: str, path: str, body: Any = None, *, raw: bytes | None = None, **query: Any) -> Answer:
-        headers = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        raw: bytes | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        **query: Any,
+    ) -> Answer:
+        headers = {**headers} | ({} if self.token is None else {"Authorization": f"Bearer {self.token}"})
         if raw is not None:
             headers["Content-Type"] = "application/json"
         async with self.session.request(
@@ -237,11 +248,12 @@ def fleet_of(pool):
 
 @pytest.fixture
 def events(pool):
-    """Types of the events in the inbox, in the order in which they were appended."""
+    """Types of the events in the inbox, in the order in which they were appended; who acted only where asked for."""
 
     async def read(*prefixes: str) -> list[str]:
         rows = await pool.fetch("SELECT type FROM event_log.inbox ORDER BY position")
-        return [row["type"] for row in rows if not prefixes or row["type"].startswith(prefixes)]
+        types = [row["type"] for row in rows]
+        return [name for name in types if name.startswith(prefixes or "") and (prefixes or name != ACTED)]
 
     return read
 

@@ -219,16 +219,16 @@ async def test_events_are_listed_tailed_shown_and_verified(terminal, payload, po
         while await mover.step():
             pass
     everything = (await terminal.json("event", "list"))["items"]
-    assert [item["type"] for item in everything][-1] == "rollout.started.v1"
+    assert [item["type"] for item in everything][-2:] == ["rollout.started.v1", "operator.acted.v1"]
     some = (await terminal.json("event", "list", "--type", "rollout.#", "--after", "1", "--limit", "1"))["items"]
     assert [item["type"] for item in some] == ["rollout.created.v1"]
     assert "rollout.started.v1" in await terminal.text("event", "list")
-    assert (await terminal.json("event", "show", "1"))["type"] == "changeset.published.v1"
+    assert (await terminal.json("event", "show", "1"))["type"] == "operator.acted.v1"
     assert '"specversion"' in await terminal.text("event", "show", "1")
     tailed = (await terminal.text("event", "tail", "--for", "0", "-n", "2")).splitlines()
     assert len(tailed) == 2
     lines = (await terminal.text("--json", "event", "tail", "--for", "0", "-n", "3")).splitlines()
-    assert [json.loads(line)["type"] for line in lines][-1] == "rollout.started.v1"
+    assert [json.loads(line)["type"] for line in lines][-2:] == ["rollout.started.v1", "operator.acted.v1"]
     assert (await terminal.json("ledger", "verify"))["ok"] is True
     await pool.execute("ALTER TABLE event_log.ledger DISABLE TRIGGER USER")
     await pool.execute("UPDATE event_log.ledger SET subject = 'forged' WHERE seq = 2")
@@ -323,7 +323,7 @@ async def test_the_token_command(database_url, operator_at, control):
     status, token, _ = await make()
     assert status == 0
     principal = (await operator_at(control.url, token.strip()).get("/server"))["principal"]
-    assert principal == {"name": "ci", "role": "viewer"}
+    assert principal == {"name": "ci", "role": "viewer", "applications": None}
     status, _, said = await make()
     assert status == 1
     assert "replace" in said

@@ -20,7 +20,7 @@ from services.control.description import describe_api
 from services.control.routes import ROUTES
 from services.control.settings import Settings
 from services.control.standstill import EXPLANATIONS, Situation, Standstill, standstill
-from services.control.tokens import Role
+from services.control.tokens import KnownToken, Role
 from shared.errors import Conflict, Fault, InvalidInput
 from shared.settings import Secret
 from shared.testing.clock import ManualClock
@@ -138,9 +138,9 @@ async def test_a_token_is_looked_up_once_in_a_while():
     """Valid tokens are remembered for seconds, invalid ones never, and not without end."""
     clock = ManualClock()
     asked: list[bytes] = []
-    valid: dict[bytes, tuple[str, Role]] = {}
+    valid: dict[bytes, KnownToken] = {}
 
-    async def lookup(hashed: bytes) -> tuple[str, Role] | None:
+    async def lookup(hashed: bytes) -> KnownToken | None:
         asked.append(hashed)
         return valid.get(hashed)
 
@@ -149,7 +149,7 @@ async def test_a_token_is_looked_up_once_in_a_while():
     assert await check.verify("nonsense") is None
     assert asked == []
     assert await check.verify(token) is None
-    valid[tokens.token_hash(token)] = ("op", Role.VIEWER)
+    valid[tokens.token_hash(token)] = KnownToken(name="op", role=Role.VIEWER)
     for _ in range(3):
         principal = await check.verify(token)
         assert principal is not None
@@ -160,7 +160,7 @@ async def test_a_token_is_looked_up_once_in_a_while():
     assert await check.verify(token) is None
     for _ in range(MAX_REMEMBERED + 5):
         more = tokens.make_token()
-        valid[tokens.token_hash(more)] = ("op", Role.ADMIN)
+        valid[tokens.token_hash(more)] = KnownToken(name="op", role=Role.ADMIN)
         await check.verify(more)
     assert len(check._known) == MAX_REMEMBERED
 
