@@ -1,7 +1,7 @@
 """Real Postgres and RabbitMQ for the tests: ours, started when the first test asks, or named by the environment.
 
 ``UNEVENTFUL_TEST_POSTGRES_URL`` (of a superuser) and ``UNEVENTFUL_TEST_AMQP_URL`` name servers to use instead. A test
-that asks for one fails when it cannot be had; it is never skipped.
+that asks for one fails when it cannot be had; it is never skipped. With ``-n`` all workers share one pair.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import orjson
+import psutil
 import pytest
 
 from services.standalone.errors import StartFailed
@@ -27,25 +30,136 @@ from services.standalone.processes import free_ports
 from services.standalone.rabbitmq import RabbitNode
 from shared.db import create_pool, migrate
 
+_MEMORY = Path("/dev/shm")  # noqa: S108  # directories are made there by mkdtemp
+_MEMORY_WANTED = 4 * 1024**3
+_STOP_SECONDS = 30.0
+_SOCKET = pytest.StashKey[str]()
 _BROKER_WANTED = pytest.StashKey[bool]()
 _clone_numbers = itertools.count(1)
 
 
-class PostgresElsewhere:
-    """The server that ``UNEVENTFUL_TEST_POSTGRES_URL`` names; the part of PostgresServer that tests need."""
+class Servers:
+    """Starts each server when it is first asked for, in a thread of the process that was called.
 
-    def __init__(self, admin_url: str) -> None:
-        self._parts = urlsplit(admin_url)
+    It answers on a Unix socket, so that the workers of ``pytest -n`` share what runs: the name of a server comes in,
+    its URL goes out. The servers end with this process, however it ends.
+    """
 
-    def url(self, database: str) -> str:
-        return urlunsplit(self._parts._replace(path=f"/{database}"))
+    def __init__(self) -> None:
+        # Taken out of the environment, where programs that a test runs would refuse them as unknown settings.
+        self._elsewhere = {
+            "postgres": os.environ.pop("UNEVENTFUL_TEST_POSTGRES_URL", None),
+            "rabbitmq": os.environ.pop("UNEVENTFUL_TEST_AMQP_URL", None),
+        }
+        self._directories = contextlib.ExitStack()
+        self.socket = str(self._directory() / "servers")
+        self._starts: dict[str, asyncio.Task[str]] = {}
+        self._started: list[PostgresServer | RabbitNode] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="servers", daemon=True)
+        self._thread.start()
+        self._listener = self._run(asyncio.start_unix_server(self._answer, self.socket))
+
+    def close(self) -> None:
+        """Stops what was started, and the thread."""
+        self._run(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_STOP_SECONDS)
+        self._loop.close()
+        self._directories.close()
+
+    def _run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_STOP_SECONDS)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        name = (await reader.readline()).decode().strip()
+        if name not in self._starts:
+            self._starts[name] = asyncio.create_task(self._start(name))
+        try:
+            said = {"url": await asyncio.shield(self._starts[name])}
+        except StartFailed as error:
+            said = {"error": str(error)}
+        writer.write(orjson.dumps(said))
+        writer.close()
+
+    async def _start(self, name: str) -> str:
+        if url := self._elsewhere[name]:
+            return url
+        if name == "postgres":
+            # Databases are made and dropped by the hundred: in memory that is thirty times faster.
+            postgres = PostgresServer(self._directory(_roomy_memory()), port=free_ports(1)[0], durable=False)
+            self._started.append(postgres)
+            await postgres.start()
+            return postgres.url("postgres")
+        amqp, dist, epmd = free_ports(3)
+        rabbitmq = RabbitNode(self._directory(), amqp_port=amqp, dist_port=dist, epmd_port=epmd)
+        self._started.append(rabbitmq)
+        await rabbitmq.start()
+        return rabbitmq.url
+
+    async def _stop(self) -> None:
+        self._listener.close()
+        for start in self._starts.values():
+            start.cancel()
+        await asyncio.gather(*self._starts.values(), return_exceptions=True)
+        await asyncio.gather(*(server.stop() for server in self._started))
+
+    def _directory(self, parent: Path | None = None) -> Path:
+        """One that an unprivileged server may pass through (pytest's own are closed to others)."""
+        directory = Path(tempfile.mkdtemp(prefix="uneventful-test-", dir=parent))
+        self._directories.callback(shutil.rmtree, directory, ignore_errors=True)
+        directory.chmod(0o711)
+        return directory
 
 
-class RabbitElsewhere:
-    """The broker that ``UNEVENTFUL_TEST_AMQP_URL`` names."""
+def _roomy_memory() -> Path | None:
+    """A file system in memory that is large enough for the tests' Postgres; None where there is none."""
+    if not _MEMORY.is_dir():
+        return None
+    room = min(shutil.disk_usage(_MEMORY).free, psutil.virtual_memory().available)
+    return _MEMORY if room >= _MEMORY_WANTED else None
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+
+async def _url_of(socket: str, name: str) -> str:
+    reader, writer = await asyncio.open_unix_connection(socket)
+    try:
+        writer.write(f"{name}\n".encode())
+        said = orjson.loads(await reader.read())
+    finally:
+        writer.close()
+    if "error" in said:
+        raise StartFailed(said["error"])
+    return str(said["url"])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that was called has the servers; a worker asks it for them."""
+    if (workerinput := getattr(config, "workerinput", None)) is not None:
+        config.stash[_SOCKET] = workerinput["servers"]
+        return
+    servers = Servers()
+    config.add_cleanup(servers.close)
+    config.stash[_SOCKET] = servers.socket
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tells a new worker where to ask."""
+    node.workerinput["servers"] = node.config.stash[_SOCKET]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``-n`` the end-to-end tests go first, one after the other; the other workers do the rest meanwhile.
+
+    They run whole systems against the clock, which two of at once on one core each would not bear.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    end_to_end = config.rootpath / "tests" / "e2e"
+    for item in items:
+        if end_to_end in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("end-to-end"))
+    items.sort(key=lambda item: end_to_end not in item.path.parents)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -55,48 +169,30 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     )
 
 
-@contextlib.contextmanager
-def _state_directory(name: str):
-    """A directory that an unprivileged server may pass through (pytest's own are closed to others)."""
-    directory = Path(tempfile.mkdtemp(prefix=f"uneventful-test-{name}-"))
-    directory.chmod(0o711)
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+class Postgres:
+    """The server of this run, known by the URL of one of its databases."""
+
+    def __init__(self, admin_url: str) -> None:
+        self._parts = urlsplit(admin_url)
+
+    def url(self, database: str) -> str:
+        return urlunsplit(self._parts._replace(path=f"/{database}"))
 
 
 @pytest.fixture(scope="session")
-async def _rabbitmq_start(request: pytest.FixtureRequest) -> AsyncIterator[asyncio.Task[RabbitNode | RabbitElsewhere]]:
+async def _broker_start(request: pytest.FixtureRequest) -> AsyncIterator[asyncio.Task[str]]:
     """The start of the broker, under way."""
-    with contextlib.ExitStack() as stack:
-        node: RabbitNode | None = None
-
-        async def start() -> RabbitNode | RabbitElsewhere:
-            nonlocal node
-            if url := os.environ.get("UNEVENTFUL_TEST_AMQP_URL"):
-                return RabbitElsewhere(url)
-            directory = stack.enter_context(_state_directory("rabbitmq"))
-            amqp, dist, epmd = free_ports(3)
-            node = RabbitNode(directory, amqp_port=amqp, dist_port=dist, epmd_port=epmd)
-            await node.start()
-            return node
-
-        task = asyncio.create_task(start())
-        try:
-            yield task
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            if node is not None:
-                await node.stop()
+    task = asyncio.create_task(_url_of(request.config.stash[_SOCKET], "rabbitmq"))
+    yield task
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.fixture(scope="session")
-async def rabbitmq_node(_rabbitmq_start) -> RabbitNode | RabbitElsewhere:
-    """A RabbitMQ node with ``url``; a test that kills or stops it starts its own instead."""
+async def rabbitmq_node(_broker_start) -> str:
+    """URL of a RabbitMQ node; a test that kills or stops it starts its own instead."""
     try:
-        return await _rabbitmq_start
+        return await _broker_start
     except StartFailed as error:
         pytest.fail(f"This test needs RabbitMQ (Debian package rabbitmq-server): {error}", pytrace=False)
 
@@ -105,31 +201,22 @@ async def rabbitmq_node(_rabbitmq_start) -> RabbitNode | RabbitElsewhere:
 def _broker_under_way(request: pytest.FixtureRequest) -> None:
     """Lets the broker start beside Postgres if a test will need it; only a sync fixture can ask by name."""
     if request.config.stash.get(_BROKER_WANTED, False):
-        request.getfixturevalue("_rabbitmq_start")
+        request.getfixturevalue("_broker_start")
 
 
 @pytest.fixture(scope="session")
-async def postgres_server(_broker_under_way: None) -> AsyncIterator[PostgresServer | PostgresElsewhere]:
+async def postgres_server(request: pytest.FixtureRequest, _broker_under_way: None) -> Postgres:
     """A Postgres server with ``url(database)``; a test that kills or stops it starts its own instead."""
-    if url := os.environ.get("UNEVENTFUL_TEST_POSTGRES_URL"):
-        yield PostgresElsewhere(url)
-        return
-    with _state_directory("postgres") as directory:
-        server = PostgresServer(directory, port=free_ports(1)[0], durable=False)
-        try:
-            await server.start()
-        except StartFailed as error:
-            pytest.fail(
-                f"This test needs PostgreSQL (extra `embedded`, or Debian package postgresql): {error}", pytrace=False
-            )
-        try:
-            yield server
-        finally:
-            await server.stop()
+    try:
+        return Postgres(await _url_of(request.config.stash[_SOCKET], "postgres"))
+    except StartFailed as error:
+        pytest.fail(
+            f"This test needs PostgreSQL (extra `embedded`, or Debian package postgresql): {error}", pytrace=False
+        )
 
 
 @contextlib.asynccontextmanager
-async def _administrator(server: PostgresServer | PostgresElsewhere) -> AsyncIterator[asyncpg.Connection[Any]]:
+async def _administrator(server: Postgres) -> AsyncIterator[asyncpg.Connection[Any]]:
     connection = await asyncpg.connect(server.url("postgres"), timeout=30)
     try:
         yield connection
@@ -156,7 +243,7 @@ async def database_url(postgres_server, template_database) -> AsyncIterator[str]
     """URL of a database of this test's own, migrated and otherwise empty."""
     name = f"{template_database}_{next(_clone_numbers)}"
     async with _administrator(postgres_server) as admin:
-        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template_database} STRATEGY file_copy")
     yield postgres_server.url(name)
     async with _administrator(postgres_server) as admin:
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -188,7 +275,7 @@ async def pool(database_url) -> AsyncIterator[asyncpg.Pool[Any]]:
 @pytest.fixture(scope="session")
 def amqp_url(rabbitmq_node) -> str:
     """URL of the broker that all tests share; names of a test begin with its ``bus_namespace``."""
-    return rabbitmq_node.url
+    return rabbitmq_node
 
 
 @pytest.fixture

@@ -317,7 +317,10 @@ async def test_leadership_passes_on(pool, database_url):
         await until(led)
         await asyncio.sleep(0.2)
         assert len(leading) == 1
-        await pool.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+        await pool.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
 
         async def passed() -> bool:
             return len(leading) == 2
