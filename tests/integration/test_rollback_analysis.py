@@ -162,11 +162,11 @@ class Lab:
         return len(rows)
 
     async def settle(self) -> None:
-        """Move and judge until nothing is left: verdicts are events too."""
+        """Move and judge until nothing is left: verdicts are events too, so the last look is for what they appended."""
         deadline = time.monotonic() + 20
-        while (
-            await self.move() or (await checkpoint(self.connection, store.FOLLOWER)) < (await head(self.connection))[0]
-        ):
+        while (await checkpoint(self.connection, store.FOLLOWER)) < (await head(self.connection))[
+            0
+        ] or await self.move():
             assert time.monotonic() < deadline, "the analysis did not catch up"
             await asyncio.sleep(0.005)
 
