@@ -37,6 +37,10 @@ RETRY_LATER_S = 300.0
 """How long a refusal because of failed attempts is remembered at most before the database is asked again."""
 PACE_FULL_S = 0.25
 """How long a full pace is believed when the database said so and this process did not know."""
+DOMAIN_BUSY_S = 1.0
+"""How long a failure domain is believed to have a node in flight when the database said so."""
+MAX_DOMAINS = 10_000
+"""Failure domains are the nodes' words: so many are remembered at most."""
 
 _log = structlog.get_logger()
 
@@ -87,6 +91,7 @@ class Checks:
         self._clock = clock
         self._grants: dict[uuid.UUID, GroupCommit[tuple[int, GrantRequest], GrantResult]] = {}
         self._full_until: dict[uuid.UUID, float] = {}
+        self._domain_busy_until: dict[tuple[uuid.UUID, str], float] = {}
 
     async def check(self, poll: Poll) -> Granted | Withheld | None:
         """Take one node's request: reports, contact, update check, in this order.
@@ -102,15 +107,17 @@ class Checks:
             await self._record(poll.key, [observation_of(poll, news, self._ids.uuid7()) for news in poll.news])
         elif attempt is not None and attempt.boot_id != poll.boot_id:
             await self._record(poll.key, [contact_of(poll, self._ids.uuid7())])
-        else:
-            self._contacts.heard(poll)
+        elif not poll.asks:
+            self._contacts.heard(poll, None)
         if attempt is None:
             self._contacts.idle("")
         if not poll.asks:
             return None
         decision = self._decide(poll)
         answer = decision if isinstance(decision, Withheld) else await self._ask(decision, poll)
-        DECISIONS.add(1, answer.label if isinstance(answer, Withheld) else _GRANTED)
+        label = answer.label if isinstance(answer, Withheld) else _GRANTED
+        self._contacts.heard(poll, label[0])
+        DECISIONS.add(1, label)
         return answer
 
     async def drain_spool(self) -> int:
@@ -174,8 +181,11 @@ class Checks:
 
     async def _ask(self, offer: Offer, poll: Poll) -> Granted | Withheld:
         """Ask the database for what the snapshot would grant."""
-        if self._is_full(offer.rollout.rollout_id) and not offer.repeated:
-            return WITHHELD[Reason.CHANGESET_PACE]
+        if not offer.repeated:
+            if self._is_full(offer.rollout.rollout_id):
+                return WITHHELD[Reason.CHANGESET_PACE]
+            if self._domain_busy_until.get(_domain_of(offer.rollout, poll), 0.0) > self._clock.monotonic():
+                return WITHHELD[Reason.FAILURE_DOMAIN]
         try:
             # The node's row must say what this poll says before an offer compares with it.
             for outcome in await self._reporter.submit_many([contact_of(poll, self._ids.uuid7())]):
@@ -223,7 +233,11 @@ class Checks:
             standings.cloned.add(poll.key)
         elif reason is Reason.CHANGESET_PACE:
             self._full_until[rollout.rollout_id] = self._clock.monotonic() + PACE_FULL_S
-        elif reason not in {Reason.ATTEMPT_OPEN, Reason.FAILURE_DOMAIN}:
+        elif reason is Reason.FAILURE_DOMAIN:
+            if len(self._domain_busy_until) >= MAX_DOMAINS:
+                self._domain_busy_until.clear()
+            self._domain_busy_until[_domain_of(rollout, poll)] = self._clock.monotonic() + DOMAIN_BUSY_S
+        elif reason is not Reason.ATTEMPT_OPEN:
             # The gate knows something that the snapshot does not.
             self._keeper.wake()
         return WITHHELD[reason]
@@ -245,3 +259,8 @@ class Checks:
             raise Unavailable("the grant kept losing deadlocks", retry_after_s=5)  # pragma: no cover
 
         return GroupCommit(flush, max_batch=500, max_waiting=5_000)
+
+
+def _domain_of(rollout: RolloutView, poll: Poll) -> tuple[uuid.UUID, str]:
+    """The group and the node's failure domain in it; nodes that do not tell theirs share one."""
+    return rollout.group_id, "" if rollout.failure_domain is None else poll.fact(rollout.failure_domain) or ""

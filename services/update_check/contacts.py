@@ -62,13 +62,22 @@ class ContactBook:
         self._writer = writer
         self._flush_s = flush_s
         self._awaited_every = awaited_every
-        self._contacts: dict[NodeKey, Poll] = {}
+        self._contacts: dict[NodeKey, tuple[Poll, str | None]] = {}
         self._idle_by_site: Counter[str] = Counter()
 
-    def heard(self, poll: Poll) -> None:
-        """Remember a poll in place of the node's former one; it is turned into a row only when it is written."""
+    def heard(self, poll: Poll, answer: str | None) -> None:
+        """Remember a poll and its answer in place of the node's former one; it becomes a row only when it is written.
+
+        Args:
+            poll: What was heard.
+            answer: Why there was no update, or ``granted``; None where none was asked for.
+        """
         if len(self._contacts) < MAX_NODES:
-            self._contacts[poll.key] = poll
+            if answer is None:
+                former = self._contacts.get(poll.key)
+                if former is not None:
+                    answer = former[1]
+            self._contacts[poll.key] = (poll, answer)
         else:
             CONTACTS_DROPPED.add(1)
 
@@ -93,33 +102,43 @@ class ContactBook:
             if idle:
                 async with self._pool.acquire(timeout=5) as connection:
                     await count_contacts(connection, self._writer, dict(idle))
-            polls = list(contacts.values())
-            for start in range(0, len(polls), BATCH):
-                await self._write(polls[start : start + BATCH])
+            heard = list(contacts.values())
+            for start in range(0, len(heard), BATCH):
+                await self._write(heard[start : start + BATCH])
         except Exception as error:
             if not postgres_is_away(error):
                 raise
             CONTACTS_DROPPED.add(len(contacts))
             _log.warning("contacts.dropped", nodes=len(contacts), error=type(error).__name__)
 
-    async def _write(self, polls: list[Poll]) -> None:
-        node_ids = [quick_node_id(*poll.key) for poll in polls]
-        async with self._pool.acquire(timeout=5) as connection:
-            disagreeing = await write_contacts(
-                connection,
-                node_ids=node_ids,
-                group_ids=[poll.group.group_id if poll.group is not None else None for poll in polls],
-                versions=[poll.version for poll in polls],
-                boot_ids=[poll.boot_id for poll in polls],
-                times=[poll.at for poll in polls],
-                awaited_every=self._awaited_every,
-            )
+    async def _write(self, heard: list[tuple[Poll, str | None]]) -> None:
+        node_ids = [quick_node_id(*poll.key) for poll, _ in heard]
+        disagreeing = await self._write_rows(node_ids, heard)
         if not disagreeing:
             return
         news = [
             contact_of(poll, self._ids.uuid7())
-            for node_id, poll in zip(node_ids, polls, strict=True)
+            for node_id, (poll, _) in zip(node_ids, heard, strict=True)
             if node_id in disagreeing
         ]
         for start in range(0, len(news), 500):
             await self._reporter.submit_many(news[start : start + 500])
+        # What they were answered has a row to go to only now.
+        new = [n for n, node_id in enumerate(node_ids) if disagreeing.get(node_id) is False]
+        if new:
+            await self._write_rows([node_ids[n] for n in new], [heard[n] for n in new])
+
+    async def _write_rows(
+        self, node_ids: list[uuid.UUID], heard: list[tuple[Poll, str | None]]
+    ) -> dict[uuid.UUID, bool]:
+        async with self._pool.acquire(timeout=5) as connection:
+            return await write_contacts(
+                connection,
+                node_ids=node_ids,
+                group_ids=[poll.group.group_id if poll.group is not None else None for poll, _ in heard],
+                versions=[poll.version for poll, _ in heard],
+                boot_ids=[poll.boot_id for poll, _ in heard],
+                times=[poll.at for poll, _ in heard],
+                answers=[answer for _, answer in heard],
+                awaited_every=self._awaited_every,
+            )

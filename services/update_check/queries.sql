@@ -79,12 +79,12 @@ SELECT application_id, machine_id,
   FROM fleet.nodes WHERE ($1::uuid[] IS NULL OR node_id = ANY ($1)) AND (imported_facts <> '{}' OR alias IS NOT NULL);
 
 -- name: grant
--- Offers one rollout to nodes; see fleet.grant_v1.
-SELECT ordinal, status, attempt_id, token FROM fleet.grant_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ORDER BY ordinal;
+-- Offers one rollout to nodes; see fleet.grant_v2.
+SELECT ordinal, status, attempt_id, token FROM fleet.grant_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ORDER BY ordinal;
 
 -- name: contact
--- Last contacts; returns the nodes whose rows disagree; see fleet.contact_v1.
-SELECT * FROM fleet.contact_v1($1, $2, $3, $4, $5, $6);
+-- Last contacts, with what each was answered; returns the nodes whose rows disagree; see fleet.contact_v2.
+SELECT node_id, known FROM fleet.contact_v2($1, $2, $3, $4, $5, $6, $7);
 
 -- name: count_contacts
 -- Adds to the cumulative contacts of idle nodes, per site.

@@ -87,7 +87,7 @@ class GrantRequest:
 
 @dataclass(frozen=True, slots=True)
 class GrantResult:
-    """``status`` is ``granted``, ``repeated`` or the reason for a refusal, as ``fleet.grant_v1`` says it."""
+    """``status`` is ``granted``, ``repeated`` or the reason for a refusal, as ``fleet.grant_v2`` says it."""
 
     status: str
     attempt_id: uuid.UUID | None
@@ -379,11 +379,18 @@ async def write_contacts(
     versions: list[str],
     boot_ids: list[str],
     times: list[datetime],
+    answers: list[str | None],
     awaited_every: timedelta,
-) -> set[uuid.UUID]:
-    """Write last contacts; returns the nodes whose rows disagree with their poll: pass these on as reports."""
-    rows = await connection.fetch(QUERIES["contact"], node_ids, group_ids, versions, boot_ids, times, awaited_every)
-    return {row[0] for row in rows}
+) -> dict[uuid.UUID, bool]:
+    """Write last contacts and what each was answered.
+
+    Returns:
+        The nodes whose rows disagree with their poll, which are to be passed on as reports; whether each is known.
+    """
+    rows = await connection.fetch(
+        QUERIES["contact"], node_ids, group_ids, versions, boot_ids, times, answers, awaited_every
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 async def count_contacts(connection: Connection, writer: str, contacts: dict[str, int]) -> None:

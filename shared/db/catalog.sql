@@ -51,12 +51,18 @@ SELECT pg_get_functiondef(p.oid) AS definition
  WHERE n.nspname = ANY ($1) AND p.prokind IN ('f', 'p')
  ORDER BY n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)
 
+-- name: views
+SELECT format('CREATE VIEW %I.%I AS', n.nspname, c.relname) AS head, pg_get_viewdef(c.oid) AS definition
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = ANY ($1) AND c.relkind = 'v'
+ ORDER BY n.nspname, c.relname
+
 -- name: others
--- What this dump has no words for: views, sequences of their own, types. A migration that adds one must extend it.
+-- What this dump has no words for: sequences of their own, materialized views, types. A migration that adds one must extend it.
 SELECT n.nspname || '.' || c.relname AS name
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = ANY ($1)
-   AND (c.relkind IN ('v', 'm', 'f')
+   AND (c.relkind IN ('m', 'f')
         OR (c.relkind = 'S' AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('i', 'a'))))
 UNION ALL
 SELECT n.nspname || '.' || t.typname

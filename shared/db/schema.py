@@ -31,7 +31,7 @@ _QUERIES: Final = Queries.load("shared.db", "catalog.sql")
 
 
 async def dump(connection: asyncpg.Connection[Any]) -> str:
-    """The structure of our schemas as SQL: tables, constraints, indexes, triggers, functions; no rows.
+    """The structure of our schemas as SQL: tables, constraints, indexes, triggers, functions, views; no rows.
 
     Raises:
         MigrationFailed: There is something that this dump has no words for.
@@ -39,10 +39,13 @@ async def dump(connection: asyncpg.Connection[Any]) -> str:
     schemas = [row["schema"] for row in await connection.fetch(_QUERIES["schemas"])]
     others = [row["name"] for row in await connection.fetch(_QUERIES["others"], schemas)]
     if others:
-        raise MigrationFailed(f"shared.db.schema cannot write {', '.join(others)}: teach it views, sequences and types")
+        raise MigrationFailed(f"shared.db.schema cannot write {', '.join(others)}: teach it sequences and types")
     parts = [HEADER, "".join(f"CREATE SCHEMA {schema};\n" for schema in schemas)]
     parts += [await _table(connection, row) for row in await connection.fetch(_QUERIES["tables"], schemas)]
     parts += [f"{row['definition'].rstrip()};\n" for row in await connection.fetch(_QUERIES["functions"], schemas)]
+    parts += [
+        f"{row['head']}\n{row['definition'].rstrip()}\n" for row in await connection.fetch(_QUERIES["views"], schemas)
+    ]
     return "\n".join(parts)
 
 

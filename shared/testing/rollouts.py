@@ -38,10 +38,12 @@ async def make_world(
     policy: dict[str, object] | None = None,
     payload: bytes = b"payload",
     fleet_size: int = 1000,
+    supersede: bool = True,
 ) -> World:
     """Insert one of each, ready to be offered; ``pace`` is the changeset's and, unless given, the group's.
 
-    Called again, it adds a changeset and a rollout to the same application and group, in place of the rollout before.
+    Called again, it adds a changeset and a rollout to the same application and group, in place of the rollout before
+    (or, without ``supersede``, beside it).
     """
     application_id = await connection.fetchval(
         "INSERT INTO control.applications (application_id, name, omaha_id) VALUES ($1, 'flatcar', $2) "
@@ -80,9 +82,10 @@ async def make_world(
     await connection.execute(
         "SELECT control.transition_rollout_v1(rollout_id, 'superseded', 'test', 'test', gen_random_uuid(), 'test') "
         "FROM control.rollouts WHERE group_id = $1 AND arch = $2 "
-        "AND state IN ('created', 'running', 'paused', 'halted')",
+        "AND $3 AND state NOT IN ('aborted', 'superseded')",
         group_id,
         arch,
+        supersede,
     )
     rollout_id = uuid.uuid4()
     parameters = freeze(Policy(), fleet_size=fleet_size, group_size=fleet_size)

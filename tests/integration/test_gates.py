@@ -64,7 +64,7 @@ async def say(place, world, kind, nodes, *, names=None, version=OLD, boot="a", a
 async def ask(place, rollout_id: uuid.UUID, nodes: list[uuid.UUID], *, policy_version: int | None = None, boot="a"):
     """Ask for offers, as update_check does; returns (status, attempt id, token) of each."""
     rows = await place.fetch(
-        "SELECT status, attempt_id, token FROM fleet.grant_v1($1, coalesce($2, (SELECT policy_version FROM "
+        "SELECT status, attempt_id, token FROM fleet.grant_v2($1, coalesce($2, (SELECT policy_version FROM "
         "control.global_gate)), $3, $4, $5, $6, $7, $8, $9, $10) ORDER BY ordinal",
         rollout_id,
         policy_version,
@@ -285,11 +285,20 @@ async def test_a_halt_among_grants_and_resumes_among_grants_deadlock_nobody(pool
         ("UPDATE control.changeset_gates SET braked_reason = 'blind'", "braked"),
         ("UPDATE control.groups SET updates_enabled = false", "updates_disabled"),
         ("UPDATE control.rollouts SET state = 'paused'", "rollout_paused"),
-        ("UPDATE control.rollouts SET state = 'completed'", "rollout_completed"),
+        ("UPDATE control.rollouts SET state = 'scheduled'", "rollout_scheduled"),
+        ("UPDATE control.rollouts SET state = 'completed', purpose = 'drill'", "rollout_superseded"),
+        ("UPDATE control.rollouts SET purpose = 'drill'", "no_rollout"),
+        ("UPDATE control.rollouts SET only_machines = '{m0}'", "no_rollout"),
+        ("UPDATE control.applications SET observe_only = true", "observe_only"),
         ("UPDATE fleet.nodes SET cloned = true", "cloned"),
         ("DELETE FROM fleet.nodes", "node_unknown"),
         ("UPDATE control.changeset_gates SET pace = 0", "pace"),
         ("UPDATE control.rollouts SET pace = 0", "pace"),
+        ("UPDATE control.rollouts SET pace_cap = 0", "pace"),
+        (
+            "INSERT INTO control.rollout_exclusions SELECT rollout_id, node_id, '', '' FROM control.rollouts, fleet.nodes",
+            "excluded",
+        ),
     ],
 )
 async def test_every_refusal_has_its_word(pool, world, statement, status):
@@ -316,6 +325,194 @@ async def test_a_node_that_asks_twice_at_once_gets_one_offer(pool, world):
     assert again == [["repeated"]] * 5
     await say(pool, world, ObservationKind.STAGED, [node])
     assert await statuses(pool, world, [node]) == ["attempt_open"]
+
+
+# ---- invariant 2 again: holds
+
+
+async def hold(pool, changeset_id: uuid.UUID, segment: dict[str, str]) -> uuid.UUID:
+    return await pool.fetchval(
+        "SELECT control.hold_segment_v1(gen_random_uuid(), $1, $2, 'hang', 'ana', NULL, gen_random_uuid(), 'control')",
+        changeset_id,
+        segment,
+    )
+
+
+async def release(pool, hold_id: uuid.UUID) -> bool:
+    return await pool.fetchval(
+        "SELECT control.release_hold_v1($1, 'repaired', 'ana', gen_random_uuid(), 'control')", hold_id
+    )
+
+
+async def test_a_hold_is_for_who_belongs_to_the_segment_or_does_not_tell(pool, world):
+    """What a node tells wins over what was imported; a release lets it go on."""
+    fra, lab, silent, imported, moved = await enrol(pool, world, 5)
+    await say(pool, world, ObservationKind.POLL, [fra, moved], facts={"site": "fra"})
+    await say(pool, world, ObservationKind.POLL, [lab], facts={"site": "lab"})
+    await pool.execute(
+        """UPDATE fleet.nodes SET imported_facts = '{"site": "lab"}' WHERE node_id = ANY ($1)""", [imported, moved]
+    )
+    nodes = [fra, lab, silent, imported, moved]
+    held = await hold(pool, world.changeset_id, {"site": "fra"})
+    assert await hold(pool, world.changeset_id, {"site": "fra"}) == held
+
+    assert await statuses(pool, world, nodes) == ["held", "granted", "held", "granted", "held"]
+    assert await statuses(pool, world, nodes) == ["held", "repeated", "held", "repeated", "held"]
+    assert await release(pool, held)
+    assert not await release(pool, held)
+    assert await statuses(pool, world, nodes) == ["granted", "repeated", "granted", "repeated", "granted"]
+
+
+async def test_a_hold_on_versions_and_pairs_of_facts(pool, world):
+    """The version is the one that the node polls with; a pair takes both."""
+    fra, lab = await enrol(pool, world, 2)
+    await say(pool, world, ObservationKind.POLL, [fra], facts={"site": "fra"})
+    await say(pool, world, ObservationKind.POLL, [lab], facts={"site": "lab"})
+    other = await hold(pool, world.changeset_id, {"version": "1.0.0", "site": "fra"})
+    both = await hold(pool, world.changeset_id, {"version": OLD, "site": "fra"})
+    assert await statuses(pool, world, [fra, lab]) == ["held", "granted"]
+    assert await release(pool, both)
+    assert await statuses(pool, world, [fra, lab]) == ["granted", "repeated"]
+    assert await release(pool, other)
+
+
+async def test_a_hold_recalls_what_its_nodes_have_not_staged(pool, world):
+    """The others go on; what is staged boots, and is counted as what will boot a stopped release."""
+    fra, staged, lab = await enrol(pool, world, 3)
+    await say(pool, world, ObservationKind.POLL, [fra, staged], facts={"site": "fra"})
+    await say(pool, world, ObservationKind.POLL, [lab], facts={"site": "lab"})
+    assert await statuses(pool, world, [fra, staged, lab]) == ["granted"] * 3
+    await say(pool, world, ObservationKind.STAGED, [staged], facts={"site": "fra"})
+    stopped = "SELECT node_id, stopped_by, version FROM fleet.staged_but_halted"
+    assert await pool.fetch(stopped) == []
+
+    await hold(pool, world.changeset_id, {"site": "fra"})
+
+    rows = await pool.fetch("SELECT node_id, state, reason FROM fleet.attempts")
+    assert {row[0]: row[1] for row in rows} == {fra: "recalled", staged: "staged", lab: "offered"}
+    assert [row[2] for row in rows if row[0] == fra] == ["segment held"]
+    assert (await types(pool, "update.recalled.v1")).total() == 1
+    assert [tuple(row) for row in await pool.fetch(stopped)] == [(staged, "held", world.version)]
+    await halt(pool, world.changeset_id)
+    assert [tuple(row) for row in await pool.fetch(stopped)] == [(staged, "halted", world.version)]
+    await say(pool, world, ObservationKind.COMMITTED, [staged], version=world.version, boot="b")
+    assert await pool.fetch(stopped) == []
+
+
+async def test_a_hold_committed_while_200_nodes_ask_lets_none_through_after_it(pool, world):
+    """However many ask at once: after the event of the hold there is no offer for what it covers."""
+    await set_pace(pool, world, 1000)
+    nodes = await enrol(pool, world, 200)
+    await say(pool, world, ObservationKind.POLL, nodes, facts={"site": "fra"})
+    asked = asyncio.Event()
+
+    async def grant(some: list[uuid.UUID]) -> None:
+        for node in some:
+            await statuses(pool, world, [node])
+            asked.set()
+
+    async def hold_once_some_have_it() -> None:
+        await asked.wait()
+        await hold(pool, world.changeset_id, {"site": "fra"})
+
+    await asyncio.gather(hold_once_some_have_it(), *(grant(nodes[i::10]) for i in range(10)))
+
+    late = await pool.fetchval(
+        "SELECT count(*) FROM event_log.inbox WHERE type = 'update.offered.v1' AND position > "
+        "(SELECT position FROM event_log.inbox WHERE type = 'changeset.held.v1')"
+    )
+    granted = (await types(pool))["update.offered.v1"]
+    assert late == 0
+    assert 0 < granted < 200
+    assert await pool.fetchval("SELECT count(*) FROM fleet.attempts WHERE closed_at IS NULL") == 0
+    assert await grants_and_events(pool) == (0, 0)
+
+
+async def test_a_withdrawal_recalls_too_and_counts_what_is_staged(pool, world):
+    """Taken back for good."""
+    asked, staged = await enrol(pool, world, 2)
+    assert await statuses(pool, world, [asked, staged]) == ["granted"] * 2
+    await say(pool, world, ObservationKind.STAGED, [staged])
+    assert await pool.fetchval(
+        "SELECT control.withdraw_changeset_v1($1, 'bad', 'ana', gen_random_uuid())", world.changeset_id
+    )
+    assert await statuses(pool, world, [asked, staged]) == ["withdrawn"] * 2
+    rows = await pool.fetch("SELECT node_id, state FROM fleet.attempts")
+    assert {row[0]: row[1] for row in rows} == {asked: "recalled", staged: "staged"}
+    assert await pool.fetchval("SELECT stopped_by FROM fleet.staged_but_halted") == "withdrawn"
+
+
+# ---- completed rollouts, drills, failure domains
+
+
+async def test_a_completed_rollout_serves_until_a_newer_one_does(pool, world):
+    """Latecomers are offered what their group has; of floors each its own."""
+    await pool.execute("UPDATE control.rollouts SET state = 'completed'")
+    first, second, third = await enrol(pool, world, 3)
+    assert await statuses(pool, world, [first]) == ["granted"]
+    async with pool.acquire() as connection:
+        newer = await make_world(connection, version="3033.2.2", state="waiting_for_gate", supersede=False)
+    assert await statuses(pool, world, [second]) == ["granted"]
+    assert await statuses(pool, newer, [third]) == ["rollout_waiting_for_gate"]
+    await move(pool, newer.rollout_id, "running")
+    assert await statuses(pool, world, [third]) == ["rollout_superseded"]
+    await pool.execute("UPDATE control.rollouts SET purpose = 'floor'")
+    assert await statuses(pool, world, [third]) == ["granted"]
+
+
+async def test_a_drill_is_for_its_machines(pool, world):
+    """Nobody else is offered it."""
+    one, two = await enrol(pool, world, 2)
+    await pool.execute(
+        "UPDATE control.rollouts SET purpose = 'drill', "
+        "only_machines = ARRAY(SELECT machine_id FROM fleet.nodes WHERE node_id = $1)",
+        one,
+    )
+    assert await statuses(pool, world, [one, two]) == ["granted", "no_rollout"]
+
+
+async def test_a_failure_domain_has_one_node_in_flight(pool):
+    """Also within one batch; nodes that do not tell theirs share one; parked and closed attempts make room."""
+    async with pool.acquire() as connection:
+        world = await make_world(connection, policy={"failure_domain": "rack"}, pace=100)
+    a1, a2, b1, b2, none1, none2 = await enrol(pool, world, 6)
+    await say(pool, world, ObservationKind.POLL, [a1, a2], facts={"rack": "a"})
+    await pool.execute("""UPDATE fleet.nodes SET imported_facts = '{"rack": "b"}' WHERE node_id = ANY ($1)""", [b1, b2])
+    nodes = [a1, a2, b1, b2, none1, none2]
+    assert await statuses(pool, world, nodes) == ["granted", "failure_domain"] * 3
+    assert await statuses(pool, world, nodes) == ["repeated", "failure_domain"] * 3
+    await say(pool, world, ObservationKind.STAGED, [a1], facts={"rack": "a"})
+    await pool.execute("UPDATE fleet.attempts SET parked = true WHERE node_id = $1", a1)
+    await say(pool, world, ObservationKind.FAILED, [b1])
+    assert await statuses(pool, world, nodes) == [
+        *("attempt_open", "granted"),
+        *("retry_later", "granted"),
+        *("repeated", "failure_domain"),
+    ]
+
+
+async def test_200_concurrent_nodes_of_8_racks_get_8_grants(pool, database_url):
+    """One per rack, however many ask in the same moment, one by one or in batches."""
+    async with pool.acquire() as connection:
+        world = await make_world(connection, policy={"failure_domain": "rack"}, pace=1000)
+    nodes = await enrol(pool, world, 200)
+    for rack in range(8):
+        await say(pool, world, ObservationKind.POLL, nodes[rack::8], facts={"rack": str(rack)})
+    connections = await asyncio.gather(*(connect(database_url, application_name="asks") for _ in range(20)))
+
+    async def ask_for(connection: asyncpg.Connection[Any], some: list[uuid.UUID], size: int) -> list[str]:
+        return [
+            status
+            for start in range(0, len(some), size)
+            for status in await statuses(connection, world, some[start : start + size])
+        ]
+
+    answers = await asyncio.gather(*(ask_for(c, nodes[i::20], 1 + i % 4) for i, c in enumerate(connections)))
+    await asyncio.gather(*(c.close() for c in connections))
+
+    assert Counter(itertools.chain(*answers)) == {"granted": 8, "failure_domain": 192}
+    racks = await pool.fetch("SELECT n.facts ->> 'rack' FROM fleet.attempts JOIN fleet.nodes n USING (node_id)")
+    assert sorted(row[0] for row in racks) == [str(rack) for rack in range(8)]
 
 
 # ---- invariant 3: the pace
@@ -547,7 +744,20 @@ async def test_an_aborted_rollout_takes_its_offers_back(pool, world):
 # ---- contacts
 
 
-async def test_contacts_write_what_agrees_and_hand_back_what_does_not(pool, world):
+async def contact(pool, nodes, *, boots=None, versions=None, at=None, answers=None) -> dict[uuid.UUID, bool]:
+    rows = await pool.fetch(
+        "SELECT node_id, known FROM fleet.contact_v2($1, $2, $3, $4, $5, $6, '15 min')",
+        nodes,
+        [None] * len(nodes),
+        versions or [OLD] * len(nodes),
+        boots or ["a"] * len(nodes),
+        [at or datetime.now(UTC)] * len(nodes),
+        answers or [None] * len(nodes),
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+async def test_contacts_hand_back_what_disagrees(pool, world):
     """Unknown, rebooted, another version, an attempt that learns from it: these are reports. The rest is an update."""
     now = datetime.now(UTC)
     plain, rebooted, changed, waiting, unstaged = await enrol(pool, world, 5)
@@ -557,22 +767,28 @@ async def test_contacts_write_what_agrees_and_hand_back_what_does_not(pool, worl
     nodes = [plain, rebooted, changed, waiting, unstaged, unknown]
     later = now + timedelta(hours=1)
 
-    async def contact(boots: list[str], versions: list[str]) -> set[uuid.UUID]:
-        rows = await pool.fetch(
-            "SELECT * FROM fleet.contact_v1($1, $2, $3, $4, $5, '15 min')",
-            nodes,
-            [None] * 6,
-            versions,
-            boots,
-            [later] * 6,
-        )
-        return {row[0] for row in rows}
+    disagreeing = await contact(
+        pool, nodes, boots=["a", "b", "a", "a", "a", "a"], versions=[OLD, OLD, "9.9.9", OLD, OLD, OLD], at=later
+    )
 
-    disagreeing = await contact(["a", "b", "a", "a", "a", "a"], [OLD, OLD, "9.9.9", OLD, OLD, OLD])
+    assert disagreeing == {rebooted: True, changed: True, waiting: True, unknown: False}
+    assert await pool.fetchval("SELECT count(*) FROM fleet.nodes WHERE last_contact_at = $1", later) == 5
 
-    assert disagreeing == {rebooted, changed, waiting, unknown}
-    rows = await pool.fetch("SELECT node_id FROM fleet.nodes WHERE last_contact_at = $1", later)
-    assert {row[0] for row in rows} == {plain, unstaged}
+
+async def test_what_a_poll_was_answered_is_kept_with_the_node(pool, world):
+    """The last answer, by the time of the poll; a mere ping changes none; a grant writes its own."""
+    one, two, three = await enrol(pool, world, 3)
+    now = datetime.now(UTC)
+    await contact(pool, [one, two], at=now, answers=["wave", "up_to_date"])
+    await contact(pool, [one], at=now - timedelta(minutes=1), answers=["group_pace"])
+    await contact(pool, [two], at=now + timedelta(minutes=1))
+    assert await statuses(pool, world, [three]) == ["granted"]
+
+    rows = await pool.fetch("SELECT node_id, last_answer, last_answer_at FROM fleet.nodes")
+    assert {row[0]: row[1] for row in rows} == {one: "wave", two: "up_to_date", three: "granted"}
+    assert {row[2] for row in rows if row[0] in (one, two)} == {now}
+    await contact(pool, [one], boots=["b"], at=now + timedelta(minutes=2), answers=["window_closed"])
+    assert await pool.fetchval("SELECT last_answer FROM fleet.nodes WHERE node_id = $1", one) == "window_closed"
 
 
 async def test_expected_contacts_follow_the_groups_poll_interval(pool):

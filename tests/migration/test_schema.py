@@ -59,10 +59,12 @@ async def test_the_checked_in_schema_is_sql_that_makes_itself(empty_database_url
 
 
 async def test_what_cannot_be_written_is_refused(empty_database_url):
-    """A view would be missing from the file: the dump says so instead."""
+    """A materialized view would be missing from the file: the dump says so instead."""
     connection = await connect(empty_database_url, application_name="test")
     try:
-        await connection.execute("CREATE SCHEMA s; CREATE VIEW s.v AS SELECT 1; CREATE TYPE s.t AS ENUM ('a')")
+        await connection.execute(
+            "CREATE SCHEMA s; CREATE MATERIALIZED VIEW s.v AS SELECT 1; CREATE TYPE s.t AS ENUM ('a')"
+        )
         with pytest.raises(MigrationFailed, match=r"s\.t, s\.v"):
             await dump(connection)
     finally:

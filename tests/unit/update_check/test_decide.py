@@ -304,7 +304,7 @@ def test_nothing_is_offered_past_a_closed_gate(case):
 
 
 def test_every_refusal_of_the_gates_has_a_reason():
-    """What fleet.grant_v1 may answer, except an offer."""
+    """What fleet.grant_v2 may answer, except an offer."""
     refusals = {
         *("rollout_unknown", "halted_everywhere", "halted", "suspended", "withdrawn", "braked", "updates_disabled"),
         *("policy_changed", "node_unknown", "cloned", "quarantined", "attempt_open", "attempts_spent", "retry_later"),
