@@ -19,6 +19,9 @@ from shared.fleet import record
 from shared.testing.rollouts import World, make_world
 
 OLD = "3033.2.0"
+EXCLUDE_ALL = """
+    INSERT INTO control.rollout_exclusions SELECT rollout_id, node_id, 'test', 'test' FROM control.rollouts, fleet.nodes
+"""
 NUMBERS = itertools.count(1)
 DIED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
@@ -296,7 +299,7 @@ async def test_a_halt_among_grants_and_resumes_among_grants_deadlock_nobody(pool
         ("UPDATE control.rollouts SET pace = 0", "pace"),
         ("UPDATE control.rollouts SET pace_cap = 0", "pace"),
         (
-            "INSERT INTO control.rollout_exclusions SELECT rollout_id, node_id, '', '' FROM control.rollouts, fleet.nodes",
+            EXCLUDE_ALL,
             "excluded",
         ),
     ],

@@ -5,6 +5,7 @@ import shutil
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from aiohttp.test_utils import TestServer
 from services.standalone.postgres import PostgresServer
 from services.standalone.processes import free_ports
 from services.update_check.app import CHECKS, CONTACTS, KEEPER, SPOOL, make_app
+from services.update_check.checks import MAX_DOMAINS
 from services.update_check.settings import Settings
 from shared.db import migrate
 from shared.db.pool import set_codecs
@@ -393,6 +395,55 @@ async def test_held_polls_reach_no_database(session, server, url, pool):
         assert not (await held.poll()).offered
 
     assert calls == []
+
+
+async def test_a_node_keeps_why_it_was_not_updated(session, server, url, pool, world):
+    """Also the first poll of a node, one that carries a report, and the one that was granted."""
+    first, at_target, rolled_back = Node(session, url), Node(session, url, version=world.version), Node(session, url)
+    assert (await first.poll()).offered
+    assert not (await at_target.poll()).offered
+    await rolled_back.poll()
+    await rolled_back.stage()
+    rolled_back.reboot()
+    await rolled_back.poll(Event(3, 0, 44))
+
+    async def kept() -> bool:
+        rows = await pool.fetch("SELECT machine_id, last_answer FROM fleet.nodes WHERE last_answer_at IS NOT NULL")
+        return {row[0]: row[1] for row in rows} == {
+            first.machine_id: "granted",
+            at_target.machine_id: "up_to_date",
+            rolled_back.machine_id: "quarantined",
+        }
+
+    await until(kept)
+    await first.ping()
+    await server.app[CONTACTS].flush()
+    assert await kept()
+
+
+async def test_a_failure_domain_that_is_busy_is_not_asked_for_again(session, database_url, pool, tmp_path):
+    """One node of an oem at a time, however many poll; for a moment the answer is believed without a look."""
+    async with pool.acquire() as connection:
+        await pretend_analysis_keeps_up(connection)
+        await make_world(connection, policy={"failure_domain": "oem"}, pace=100)
+    async with serving(database_url, tmp_path / "spool") as server:
+        nodes = [Node(session, str(server.make_url("/v1/update"))) for _ in range(20)]
+        answers = await asyncio.gather(*(node.poll() for node in nodes))
+        [granted] = [node for node, answer in zip(nodes, answers, strict=True) if answer.offered]
+        assert (await granted.poll()).offered
+        checks = server.app[CHECKS]
+        grants = checks._grants.copy()
+        checks._grants.clear()
+        [domain] = checks._domain_busy_until
+        checks._domain_busy_until[domain] = float("inf")
+        assert not (await nodes[nodes.index(granted) - 1].poll()).offered
+        assert checks._grants == {}
+        checks._grants.update(grants)
+        for number in range(MAX_DOMAINS):
+            checks._domain_busy_until[uuid.UUID(int=number), "x"] = 0.0
+        checks._domain_busy_until.pop(next(iter(checks._domain_busy_until)))
+        assert not (await nodes[nodes.index(granted) - 2].poll()).offered
+        assert len(checks._domain_busy_until) == 1
 
 
 async def test_last_contacts_are_written_in_batches(session, server, url, pool):

@@ -14,9 +14,9 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from services.update_check.app import KEEPER, make_app
-from services.update_check.decide import Reason
 from services.update_check.settings import Settings
 from shared.db import connect
+from shared.domain.reasons import Reason
 from shared.omaha.request import Event
 from shared.settings import Secret
 from shared.testing.rollouts import World, make_world, pretend_analysis_keeps_up

@@ -56,6 +56,9 @@ class NodeTokens:
                 asked.expires_in_s,
                 by,
             )
+            if kind is NodeTokenKind.PATH:
+                # Path secrets are part of the snapshot that update_check decides by.
+                await self._database.raise_policy_version(connection)
             return {**await self.get(token_id, connection), "token": token}
 
     async def get(self, token_id: uuid.UUID, connection: Connection | None = None) -> Row:
