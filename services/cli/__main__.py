@@ -23,6 +23,7 @@ LAZY = {
     "ledger": "services.cli.events:ledger",
     "migrate": "services.cli.migrate:migrate_database",
     "node": "services.cli.nodes:node",
+    "report": "services.cli.reports:report",
     "rollout": "services.cli.rollouts:rollout",
     "unhalt": "services.cli.gates:unhalt",
     "up": "services.cli.up:up",

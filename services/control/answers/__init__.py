@@ -15,6 +15,7 @@ from services.control.answers import (
     ledger,
     node_tokens,
     nodes,
+    reports,
     rollouts,
     service,
     tokens,
@@ -51,6 +52,7 @@ ANSWERS: Final = merge(
     nodes.ANSWERS,
     node_tokens.ANSWERS,
     ledger.ANSWERS,
+    reports.ANSWERS,
     approvals.ANSWERS,
     tokens.ANSWERS,
 )

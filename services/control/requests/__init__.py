@@ -68,6 +68,10 @@ from services.control.requests.nodes import (
     Lift,
     NodesQuery,
 )
+from services.control.requests.reports import (
+    AuditQuery,
+    ComplianceQuery,
+)
 from services.control.requests.rollouts import (
     RolloutsQuery,
 )
@@ -83,10 +87,12 @@ __all__ = [
     "ApplicationsQuery",
     "ApprovalsQuery",
     "Arch",
+    "AuditQuery",
     "Because",
     "ChangesetState",
     "ChangesetsQuery",
     "ChannelsQuery",
+    "ComplianceQuery",
     "EventsQuery",
     "FactName",
     "FactValue",

@@ -14,6 +14,7 @@ from services.control.routes import (
     ledger,
     node_tokens,
     nodes,
+    reports,
     rollouts,
     service,
     tokens,
@@ -34,6 +35,7 @@ ROUTES: Final = (
     *nodes.ROUTES,
     *node_tokens.ROUTES,
     *ledger.ROUTES,
+    *reports.ROUTES,
     *approvals.ROUTES,
     *tokens.ROUTES,
 )

@@ -17,6 +17,7 @@ from services.control.store.idempotency import IdempotencyKeys
 from services.control.store.ledger import Ledger
 from services.control.store.node_tokens import NodeTokens
 from services.control.store.nodes import Nodes
+from services.control.store.reports import Reports
 from services.control.store.rollouts import Rollouts
 from services.control.store.scope import Scopes
 from services.control.store.tokens import Tokens
@@ -57,6 +58,7 @@ class Store:
         self.nodes = Nodes(database, self.applications)
         self.node_tokens = NodeTokens(database, self.applications)
         self.ledger = Ledger(database)
+        self.reports = Reports(database, self.applications)
 
     async def ping(self) -> None:
         """Raises what keeps Postgres from answering."""
