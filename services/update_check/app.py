@@ -14,9 +14,20 @@ from aiohttp import web
 from services.update_check.checks import Checks
 from services.update_check.contacts import ContactBook
 from services.update_check.keeper import SnapshotKeeper, postgres_is_away
-from services.update_check.routes import CHECKS, CLOCK, KEEPER, MAX_BODY_BYTES, TRUST_FORWARDED_FOR, add_routes
+from services.update_check.path_secrets import PathGuard
+from services.update_check.routes import (
+    CHECKS,
+    CLOCK,
+    KEEPER,
+    MAX_BODY_BYTES,
+    PATH_GUARD,
+    TRUST_FORWARDED_FOR,
+    WATCH,
+    add_routes,
+)
 from services.update_check.settings import Settings
 from services.update_check.spool import Spool
+from services.update_check.watch import PollWatch
 from shared.bus import connect_bus
 from shared.clock import SystemClock
 from shared.db.migrate import check_schema
@@ -36,7 +47,8 @@ def make_app(settings: Settings) -> web.Application:
     """Build it."""
     app = new_app(name="update_check", max_body_bytes=MAX_BODY_BYTES, bare=True)
     app[TRUST_FORWARDED_FOR] = settings.trust_forwarded_for
-    add_routes(app, settings.omaha_secret)
+    app[PATH_GUARD] = PathGuard(settings.omaha_secret, required=settings.require_path_secret)
+    add_routes(app)
 
     async def parts(app: web.Application) -> AsyncIterator[None]:
         clock, ids = SystemClock(), SystemIds()
@@ -64,8 +76,10 @@ def make_app(settings: Settings) -> web.Application:
                 awaited_every=awaited_every,
             )
             spool = Spool(Path(settings.spool_dir), max_bytes=settings.spool_max_bytes)
-            checks = Checks(pool, keeper, reporter, contacts, spool, ids=ids, clock=clock)
+            watch = PollWatch(pool, keeper, clock)
+            checks = Checks(pool, keeper, reporter, contacts, spool, watch=watch, ids=ids, clock=clock)
             app[KEEPER], app[CONTACTS], app[SPOOL], app[CHECKS], app[CLOCK] = keeper, contacts, spool, checks, clock
+            app[WATCH] = watch
             # What an earlier life left behind is older than anything that can be said now.
             await checks.drain_spool()
             await keeper.load()
@@ -87,6 +101,9 @@ def make_app(settings: Settings) -> web.Application:
     async def write_contacts(app: web.Application) -> None:
         await app[CONTACTS].run()
 
+    async def watch_polls(app: web.Application) -> None:
+        await app[WATCH].run()
+
     async def drain(app: web.Application) -> None:
         while True:
             await asyncio.sleep(DRAIN_EVERY_S)
@@ -102,5 +119,6 @@ def make_app(settings: Settings) -> web.Application:
     app.cleanup_ctx.append(parts)
     app.cleanup_ctx.append(background("snapshot", keep))
     app.cleanup_ctx.append(background("contacts", write_contacts))
+    app.cleanup_ctx.append(background("watch", watch_polls))
     app.cleanup_ctx.append(background("spool", drain))
     return app

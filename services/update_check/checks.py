@@ -19,6 +19,7 @@ from services.update_check.poll import Poll, contact_of, observation_of
 from services.update_check.spool import Spool
 from services.update_check.standing import NOTHING, NodeKey, OpenAttempt
 from services.update_check.store import GrantRequest, GrantResult
+from services.update_check.watch import PollWatch
 from services.update_check.withheld import WITHHELD, Withheld
 from shared.clock import Clock
 from shared.db.group_commit import GroupCommit
@@ -79,6 +80,7 @@ class Checks:
         contacts: ContactBook,
         spool: Spool,
         *,
+        watch: PollWatch,
         ids: IdSource,
         clock: Clock,
     ) -> None:
@@ -87,6 +89,7 @@ class Checks:
         self._reporter = reporter
         self._contacts = contacts
         self._spool = spool
+        self._watch = watch
         self._ids = ids
         self._clock = clock
         self._grants: dict[uuid.UUID, GroupCommit[tuple[int, GrantRequest], GrantResult]] = {}
@@ -112,11 +115,15 @@ class Checks:
         if attempt is None:
             self._contacts.idle("")
         if not poll.asks:
+            if self._keeper.watched:
+                self._watch.polled(poll, None)
             return None
         decision = self._decide(poll)
         answer = decision if isinstance(decision, Withheld) else await self._ask(decision, poll)
         label = answer.label if isinstance(answer, Withheld) else _GRANTED
         self._contacts.heard(poll, label[0])
+        if self._keeper.watched:
+            self._watch.polled(poll, label[0])
         DECISIONS.add(1, label)
         return answer
 

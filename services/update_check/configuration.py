@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from services.update_check.path_secrets import PathSecret
 from services.update_check.withheld import WITHHELD, Withheld
 from shared.domain.reasons import Reason
 from shared.domain.rollout import Purpose
@@ -249,11 +250,13 @@ class Named:
         machines: By application: machine ids that groups name, with the group.
         groups: The groups that name any.
         dead_ends: By application and arch: versions that no update leads away from.
+        path_secrets: Of Omaha's path, by their digests.
     """
 
     machines: Mapping[uuid.UUID, Mapping[str, uuid.UUID]] = field(default_factory=dict)
     groups: frozenset[uuid.UUID] = frozenset()
     dead_ends: Mapping[tuple[uuid.UUID, str], frozenset[str]] = field(default_factory=dict)
+    path_secrets: Mapping[bytes, PathSecret] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ class SnapshotKeeper:
     Attributes:
         configuration: Replaced as a whole; never changed in place.
         standings: Moved by the ledger, and by the request handlers for what they did themselves.
+        watched: Whether somebody watches polls.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class SnapshotKeeper:
         self._distribution_url = distribution_url
         self._max_age_s = max_age_s
         self._analysis_max_lag_s = analysis_max_lag_s
+        self.watched = False
         self._gates: Gates | None = None
         self._fresh_at = -1e9
         self._followed_seq = 0
@@ -113,6 +115,7 @@ class SnapshotKeeper:
         self.standings.replace_all(nodes.attempts, nodes.quarantined, nodes.cloned, nodes.imported)
         self.configuration = configuration
         self._gates = gates
+        self.watched = gates.watched
         self._followed_seq = gates.head_seq
         self._fresh_at = self._followed_at = started
 
@@ -148,6 +151,7 @@ class SnapshotKeeper:
                 configuration = await read_configuration(connection, self._distribution_url, self.configuration)
             self.configuration = configuration
             self._gates = gates
+            self.watched = gates.watched
             self._fresh_at = started
             RELOADS.add(1, ("done",))
             await asyncio.sleep(RELOAD_GAP_S)

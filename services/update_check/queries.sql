@@ -1,10 +1,11 @@
 -- name: gates
--- The global gate, and how far the log and its judgement are: all by Postgres's clock, in seconds.
+-- The global gate, how far the log and its judgement are (all by Postgres's clock, in seconds), and whether polls are watched.
 SELECT g.open, g.policy_version, h.seq AS head_seq,
        coalesce(extract(epoch FROM clock_timestamp() - h.recorded_at), 1e9)::double precision AS log_age_s,
        coalesce(extract(epoch FROM clock_timestamp() - f.moved_at), 1e9)::double precision AS analysis_age_s,
        coalesce(extract(epoch FROM clock_timestamp() - (
-           SELECT l.recorded_at FROM event_log.ledger l WHERE l.seq = f.seq + 1)), 0)::double precision AS analysis_lag_s
+           SELECT l.recorded_at FROM event_log.ledger l WHERE l.seq = f.seq + 1)), 0)::double precision AS analysis_lag_s,
+       coalesce((SELECT w.until > clock_timestamp() FROM fleet.poll_watch w), false) AS watched
   FROM control.global_gate g
  CROSS JOIN event_log.head h
   LEFT JOIN event_log.followers f ON f.name = 'rollback_analysis';
@@ -20,6 +21,12 @@ SELECT group_id, application_id, name, selector, updates_enabled, pinned_version
 -- name: group_nodes
 -- Nodes that groups name one by one.
 SELECT application_id, machine_id, group_id FROM control.group_nodes;
+
+-- name: path_secrets
+-- Secrets of Omaha paths; those that are out of force for some time yet, so that a node is told so.
+SELECT token_sha256, application_id, machine_id, expires_at, revoked_at IS NOT NULL AS revoked
+  FROM control.node_tokens
+ WHERE kind = 'path' AND least(revoked_at, expires_at, 'infinity') > now() - interval '90 days';
 
 -- name: dead_ends
 SELECT application_id, arch, version FROM control.changesets WHERE dead_end AND state <> 'draft';
@@ -91,3 +98,14 @@ SELECT node_id, known FROM fleet.contact_v2($1, $2, $3, $4, $5, $6, $7);
 INSERT INTO fleet.contact_counts AS c (site, writer, contacts)
 SELECT u.site, $2, u.contacts FROM unnest($1::text[], $3::bigint[]) AS u(site, contacts)
 ON CONFLICT (site, writer) DO UPDATE SET contacts = c.contacts + excluded.contacts;
+
+-- name: watched
+-- Polls for those who watch.
+INSERT INTO fleet.watched_polls (at, dialect, address, application, machine_id, version, group_name, answer, detail)
+SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                     $9::text[]);
+
+-- name: forget_watched
+-- Forgets watched polls that are older than 5 minutes; tells whether any are left.
+WITH forgotten AS (DELETE FROM fleet.watched_polls WHERE at < clock_timestamp() - interval '5 minutes')
+SELECT EXISTS (SELECT 1 FROM fleet.watched_polls WHERE at >= clock_timestamp() - interval '5 minutes');

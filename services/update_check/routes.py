@@ -10,6 +10,8 @@ from aiohttp import web
 from services.update_check.checks import Checks, Granted
 from services.update_check.keeper import SnapshotKeeper
 from services.update_check.omaha import identifies_node, poll_of
+from services.update_check.path_secrets import PathGuard, PathRefused, PathSecret, PathUnknown, check_machine
+from services.update_check.watch import PollWatch, Rejection
 from services.update_check.withheld import Withheld
 from shared.clock import Clock
 from shared.errors import UneventfulError
@@ -23,8 +25,11 @@ from shared.web.body import REQUEST_TIMEOUT_S
 CHECKS = web.AppKey("CHECKS", Checks)
 KEEPER = web.AppKey("KEEPER", SnapshotKeeper)
 CLOCK = web.AppKey("CLOCK", Clock)
+WATCH = web.AppKey("WATCH", PollWatch)
+PATH_GUARD = web.AppKey("PATH_GUARD", PathGuard)
 TRUST_FORWARDED_FOR = web.AppKey("TRUST_FORWARDED_FOR", bool)
 
+DIALECT = "omaha"
 DEFAULT_POLL_INTERVAL_S = 2_700
 MAX_BODY_BYTES = 65_536
 _MAX_ADDRESS = 64
@@ -42,11 +47,16 @@ _log = structlog.get_logger()
 async def update(http: web.Request) -> web.Response:
     """``POST /v1/update``: any number of ``<app>``s, each with events, ping and update check, handled in this order."""
     try:
+        secret = _secret(http)
         body = await read_body(http, max_bytes=MAX_BODY_BYTES, timeout_s=REQUEST_TIMEOUT_S)
         request = parse_request(body)
-    except (OmahaMalformed, OmahaRefused) as error:
+        if secret is not None:
+            _check_secret(http, secret, request)
+    except (OmahaMalformed, OmahaRefused, PathRefused, PathUnknown) as error:
         REQUESTS.add(1, (error.code,))
-        _log.warning("omaha.not_understood", peer=_address(http), code=error.code, detail=error.message)
+        peer = _address(http)
+        http.app[WATCH].rejected(DIALECT, error.code, address=peer, detail=error.message)
+        _log.warning("omaha.rejected", peer=peer, code=error.code, detail=error.message)
         return problem_response(error)
     except UneventfulError as error:
         REQUESTS.add(1, (error.code,))
@@ -68,7 +78,16 @@ async def _answer(http: web.Request, request: Request, app: App) -> bytes:
     parts = http.app
     application = parts[KEEPER].configuration.by_omaha_id.get(normalise_app_id(app.appid))
     if application is None:
-        _log.info("omaha.unknown_application", peer=_address(http), appid=app.appid[:64])
+        peer = _address(http)
+        parts[WATCH].rejected(
+            DIALECT,
+            Rejection.UNKNOWN_APPLICATION.value,
+            address=peer,
+            application=app.appid,
+            machine_id=app.machineid,
+            version=app.version,
+        )
+        _log.info("omaha.unknown_application", peer=peer, appid=app.appid[:64])
         return unknown_app(app.appid, update_check=app.update_check, poll_interval=DEFAULT_POLL_INTERVAL_S)
     poll_interval = DEFAULT_POLL_INTERVAL_S
     outcome: Granted | Withheld | None = None
@@ -85,7 +104,16 @@ async def _answer(http: web.Request, request: Request, app: App) -> bytes:
         outcome = await parts[CHECKS].check(poll)
         if poll.group is not None:
             poll_interval = poll.group.poll_interval_s
-    # Without a machine id there is nothing to remember it by: no update, and nothing recorded.
+    else:
+        # Without a machine id there is nothing to remember it by: no update, and nothing recorded.
+        parts[WATCH].rejected(
+            DIALECT,
+            Rejection.UNIDENTIFIED.value,
+            address=_address(http),
+            application=application.name,
+            machine_id=app.machineid,
+            version=app.version,
+        )
     if isinstance(outcome, Granted):
         return outcome.rollout.answer.app(
             app.appid, outcome.token, ping=app.ping, events=len(app.events), poll_interval=poll_interval
@@ -93,6 +121,24 @@ async def _answer(http: web.Request, request: Request, app: App) -> bytes:
     if app.update_check:
         return no_update_app(app.appid, ping=app.ping, events=len(app.events), poll_interval=poll_interval)
     return acknowledged_app(app.appid, ping=app.ping, events=len(app.events))
+
+
+def _secret(http: web.Request) -> PathSecret | None:
+    """The minted secret in the path; None where the path serves any node."""
+    parts = http.app
+    given = http.match_info.get("secret")
+    if given is None:
+        parts[PATH_GUARD].check_bare()
+        return None
+    return parts[PATH_GUARD].admit(given, parts[KEEPER].configuration.named.path_secrets, parts[CLOCK].now())
+
+
+def _check_secret(http: web.Request, secret: PathSecret, request: Request) -> None:
+    """Whether a minted secret serves all that a request is about: nothing of it is done otherwise."""
+    by_omaha_id = http.app[KEEPER].configuration.by_omaha_id
+    for app in request.apps:
+        application = by_omaha_id.get(normalise_app_id(app.appid))
+        check_machine(secret, application.application_id if application is not None else None, app.machineid)
 
 
 def _traceparent(http: web.Request) -> str | None:
@@ -112,8 +158,7 @@ def _address(http: web.Request) -> str | None:
     return http.remote
 
 
-def add_routes(app: web.Application, secret: str | None) -> None:
-    """Serve the endpoint with and without a trailing slash, behind the secret where there is one."""
-    path = f"/v1/update/{secret}" if secret is not None else "/v1/update"
-    app.router.add_post(path, update)
-    app.router.add_post(path + "/", update)
+def add_routes(app: web.Application) -> None:
+    """Serve the endpoint with and without a trailing slash, with and without a secret as its last part."""
+    for path in ("/v1/update", "/v1/update/", "/v1/update/{secret}", "/v1/update/{secret}/"):
+        app.router.add_post(path, update)

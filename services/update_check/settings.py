@@ -25,11 +25,16 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
             str,
             msgspec.Meta(
                 pattern="^[A-Za-z0-9_-]{8,128}$",
-                description="If set, nodes must post to /v1/update/<secret>; anything else is 404.",
+                description="If set, nodes must post to /v1/update/<secret>, or with a secret that was minted; "
+                "anything else is 404.",
             ),
         ]
         | None
     ) = None
+    require_path_secret: Annotated[
+        bool,
+        msgspec.Meta(description="Serve Omaha only at paths with a secret, minted or the fleet's."),
+    ] = False
     trust_forwarded_for: Annotated[
         bool, msgspec.Meta(description="Take a node's address from the last entry of X-Forwarded-For, behind a proxy.")
     ] = False

@@ -23,6 +23,7 @@ from services.update_check.configuration import (
     NodeOrder,
     RolloutView,
 )
+from services.update_check.path_secrets import PathSecret
 from services.update_check.standing import NodeKey, OpenAttempt
 from shared.db.queries import Queries
 from shared.domain.policy import Expedition, Order, Policy
@@ -51,6 +52,7 @@ class Gates:
         log_age_s: Seconds since the ledger's newest event; ticks keep it young.
         analysis_age_s: Seconds since the analysis moved its checkpoint.
         analysis_lag_s: Age of the first event that the analysis has not seen; 0 where it has seen all.
+        watched: Whether somebody watches polls.
     """
 
     open: bool
@@ -59,6 +61,7 @@ class Gates:
     log_age_s: float
     analysis_age_s: float
     analysis_lag_s: float
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,21 @@ class GrantResult:
     status: str
     attempt_id: uuid.UUID | None
     token: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedPoll:
+    """One poll as it is shown. Texts are the nodes' words, cut short."""
+
+    at: datetime
+    dialect: str
+    answer: str
+    address: str | None = None
+    application: str | None = None
+    machine_id: str | None = None
+    version: str | None = None
+    group_name: str | None = None
+    detail: str | None = None
 
 
 class FrozenPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +204,15 @@ async def _read_named(connection: Connection) -> Named:
         machines=machines,
         groups=frozenset(group_id for of_application in machines.values() for group_id in of_application.values()),
         dead_ends={key: frozenset(versions) for key, versions in dead_ends.items()},
+        path_secrets={
+            row["token_sha256"]: PathSecret(
+                application_id=row["application_id"],
+                machine_id=row["machine_id"],
+                expires_at=row["expires_at"],
+                revoked=row["revoked"],
+            )
+            for row in await connection.fetch(QUERIES["path_secrets"])
+        },
     )
 
 
@@ -396,3 +423,24 @@ async def write_contacts(
 async def count_contacts(connection: Connection, writer: str, contacts: dict[str, int]) -> None:
     """Add contacts of idle nodes, by site."""
     await connection.execute(QUERIES["count_contacts"], list(contacts), writer, list(contacts.values()))
+
+
+async def write_watched_polls(connection: Connection, polls: Sequence[WatchedPoll]) -> None:
+    """Show polls to those who watch."""
+    await connection.execute(
+        QUERIES["watched"],
+        [poll.at for poll in polls],
+        [poll.dialect for poll in polls],
+        [poll.address for poll in polls],
+        [poll.application for poll in polls],
+        [poll.machine_id for poll in polls],
+        [poll.version for poll in polls],
+        [poll.group_name for poll in polls],
+        [poll.answer for poll in polls],
+        [poll.detail for poll in polls],
+    )
+
+
+async def forget_watched_polls(connection: Connection) -> bool:
+    """Forget watched polls that are older than 5 minutes; tells whether any are left."""
+    return bool(await connection.fetchval(QUERIES["forget_watched"]))
