@@ -50,7 +50,7 @@ from services.rollback_analysis.verdicts import (
     Verdict,
 )
 
-RULE_VERSION: Final = "grid12-restarts/1"
+RULE_VERSION: Final = "grid12-restarts/2"
 """Changes with every rule that could change a verdict."""
 TICK_CAP_S: Final = 10.0
 """The most that one gap between ticks adds to observed time."""

@@ -38,7 +38,6 @@ class UpdateKind(enum.Enum):
 class RolloutEnd(enum.Enum):
     """Why a rollout takes no part any more."""
 
-    COMPLETED = "completed"
     ABORTED = "aborted"
     SUPERSEDED = "superseded"
 
@@ -127,7 +126,10 @@ class RolloutCreated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutEnded:
-    """A rollout was completed, aborted or superseded: its group leaves; its nodes in flight are still judged."""
+    """A rollout was aborted or superseded: its group leaves; its nodes in flight are still judged.
+
+    A completed one goes on serving nodes that come later, so that its group stays.
+    """
 
     rollout_id: str
     changeset_id: str

@@ -42,7 +42,7 @@ SELECT changeset_id, pace, braked_reason FROM control.changeset_gates WHERE chan
 SELECT g.changeset_id FROM control.changeset_gates g
  WHERE g.braked_reason IS NOT NULL
     OR EXISTS (SELECT FROM control.rollouts o
-                WHERE o.changeset_id = g.changeset_id AND o.state IN ('created', 'running', 'paused'))
+                WHERE o.changeset_id = g.changeset_id AND o.state NOT IN ('halted', 'aborted', 'superseded'))
  ORDER BY g.changeset_id;
 
 -- name: brake

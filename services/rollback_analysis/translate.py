@@ -58,7 +58,7 @@ def fold_input_of(event_type: str, data: events.EventData) -> inputs.FoldInput |
 
 def _rollout_moved(event_type: str, data: events.RolloutMoved) -> inputs.FoldInput | None:
     match event_type.split(".")[1]:
-        case "completed" | "aborted" | "superseded" as how:
+        case "aborted" | "superseded" as how:
             return inputs.RolloutEnded(
                 rollout_id=data.rollout_id, changeset_id=data.changeset_id, how=inputs.RolloutEnd(how)
             )

@@ -596,7 +596,7 @@ def test_ingest_lag_is_blindness(story):
     told = story.tick(lag=10.0)
     assert told[0] == Sighted(seq=story.seq, site=None, reason=BlindReason.INGEST_LAG)
     assert told[1].pace == 10
-    story.tell(RolloutEnded(changeset_id="c", rollout_id="r", how=RolloutEnd.COMPLETED))
+    story.tell(RolloutEnded(changeset_id="c", rollout_id="r", how=RolloutEnd.ABORTED))
     assert story.tick(lag=1e6) == []
 
 

@@ -85,6 +85,11 @@ def test_a_rollout_that_ends_leaves(how):
     assert read == inputs.RolloutEnded(rollout_id="r", changeset_id="c", how=how)
 
 
+def test_a_rollout_that_is_completed_stays():
+    """It goes on serving nodes that come later, with a pace."""
+    assert fold_input_of("rollout.completed.v1", MOVED) is None
+
+
 def test_what_else_decides_something():
     """Ticks, halts and resumes of operators, nodes that are gone."""
     tick = events.LogTicked(contacts={"": 3}, expected={"": 4.0}, ingest_lag_s=0.5, interval_s=5.0, inbox_depth=2)
