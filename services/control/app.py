@@ -83,26 +83,24 @@ def make_app(settings: Settings) -> web.Application:
             await housekeep(app[STORE], tokens)
 
     app.cleanup_ctx.extend(
-        [database, session, background("completion", complete_rollouts), background("housekeeping", keep_house)]
+        [database, session, background("conductor", conduct_rollouts), background("housekeeping", keep_house)]
     )
     app.router.add_routes([web.route(route.method, route.path, route.handler) for route in ROUTES])
     return app
 
 
-async def complete_rollouts(app: web.Application) -> None:
-    """For ever: complete rollouts that are done, and start others where nodes came since."""
-    store, every_s = app[STORE], app[SETTINGS].completion_every_s
+async def conduct_rollouts(app: web.Application) -> None:
+    """For ever: take the steps that rollouts take by themselves. Several replicas may do so at once."""
+    store, every_s = app[STORE], app[SETTINGS].conduct_every_s
     while True:
         started = time.monotonic()
         try:
-            for rollout_id in await store.rollouts.complete_done():
-                _log.info("rollout.completed", rollout_id=str(rollout_id))
-            for rollout_id in await store.rollouts.renew_done():
-                _log.info("rollout.renewed", rollout_id=str(rollout_id))
+            for rollout_id, step in await store.rollouts.conduct_all():
+                _log.info("rollout.conducted", rollout_id=str(rollout_id), step=str(step))
         except Exception as error:
             if not is_transient(error):
                 raise
-            _log.warning("completion.postgres_away", cause=type(error).__name__)
+            _log.warning("conductor.postgres_away", cause=type(error).__name__)
         await asyncio.sleep(pause_s(took_s=time.monotonic() - started, at_least_s=every_s))
 
 

@@ -146,7 +146,9 @@ def next_state(situation: Situation) -> tuple[RolloutState, str | None]:
     """How far a rollout that waits may go, and why no further."""
     shut = [gate for gate in situation.gates if not gate.open]
     if shut:
-        return RolloutState.WAITING_FOR_GATE, "waits for " + "; ".join(reason for gate in shut for reason in gate.waits_for)
+        return RolloutState.WAITING_FOR_GATE, "waits for " + "; ".join(
+            reason for gate in shut for reason in gate.waits_for
+        )
     if situation.policy.approval and not situation.approved:
         return RolloutState.WAITING_FOR_APPROVAL, "waits for an approver"
     if not situation.opening.open and windows_matter(situation.policy, expedited=situation.expedited):

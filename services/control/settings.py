@@ -32,8 +32,11 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    completion_every_s: Annotated[
-        float, msgspec.Meta(ge=0.05, le=3600, description="How often running rollouts are looked at for completion.")
+    conduct_every_s: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0.05, le=3600, description="How often rollouts are looked at for what they do next by themselves."
+        ),
     ] = 1.0
     token_cache_s: Annotated[
         float, msgspec.Meta(ge=0, le=60, description="How long a token that was found valid is not looked up again.")

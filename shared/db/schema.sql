@@ -351,11 +351,13 @@ CREATE TABLE control.rollouts (
     expedited_at timestamp with time zone,
     expedite_reason text,
     running_since timestamp with time zone,
+    then_changeset_id uuid,
     CONSTRAINT rollouts_pkey PRIMARY KEY (rollout_id),
     CONSTRAINT rollouts_application_id_fkey FOREIGN KEY (application_id) REFERENCES control.applications(application_id),
     CONSTRAINT rollouts_changeset_id_fkey FOREIGN KEY (changeset_id) REFERENCES control.changesets(changeset_id),
     CONSTRAINT rollouts_channel_id_fkey FOREIGN KEY (channel_id) REFERENCES control.channels(channel_id),
     CONSTRAINT rollouts_group_id_fkey FOREIGN KEY (group_id) REFERENCES control.groups(group_id),
+    CONSTRAINT rollouts_then_changeset_id_fkey FOREIGN KEY (then_changeset_id) REFERENCES control.changesets(changeset_id),
     CONSTRAINT rollouts_fraction_check CHECK (((fraction >= (0)::double precision) AND (fraction <= (1)::double precision))),
     CONSTRAINT rollouts_order_stage_check CHECK ((order_stage >= 0)),
     CONSTRAINT rollouts_pace_cap_check CHECK ((pace_cap >= 0)),
@@ -368,6 +370,7 @@ CREATE INDEX rollouts_by_changeset ON control.rollouts USING btree (changeset_id
 CREATE INDEX rollouts_completed ON control.rollouts USING btree (group_id, arch, created_at DESC) WHERE (state = 'completed'::text);
 CREATE UNIQUE INDEX rollouts_one_active ON control.rollouts USING btree (group_id, arch) WHERE ((purpose = 'update'::text) AND (state = ANY (ARRAY['created'::text, 'waiting_for_gate'::text, 'waiting_for_approval'::text, 'scheduled'::text, 'running'::text, 'paused'::text, 'halted'::text])));
 CREATE UNIQUE INDEX rollouts_one_active_beside ON control.rollouts USING btree (group_id, changeset_id) WHERE ((purpose = ANY (ARRAY['floor'::text, 'downgrade'::text])) AND (state = ANY (ARRAY['created'::text, 'waiting_for_gate'::text, 'waiting_for_approval'::text, 'scheduled'::text, 'running'::text, 'paused'::text, 'halted'::text])));
+CREATE INDEX rollouts_to_conduct ON control.rollouts USING btree (rollout_id) WHERE (state = ANY (ARRAY['created'::text, 'waiting_for_gate'::text, 'waiting_for_approval'::text, 'scheduled'::text, 'running'::text]));
 
 CREATE TABLE control.signing_keys (
     key_id text NOT NULL,
@@ -827,7 +830,9 @@ BEGIN
     VALUES (p_event_id, 'changeset.resumed.v1', 'control', 'changesets/' || p_changeset_id, p_changeset_id::text, clock_timestamp(),
             jsonb_build_object('changeset_id', p_changeset_id, 'by', p_by, 'reason', p_reason, 'resumes', resumed.resumes),
             p_changeset_id::text);
-    PERFORM control.transition_rollout_v1(o.rollout_id, 'running', p_reason, p_by, gen_random_uuid(), 'control')
+    PERFORM control.transition_rollout_v1(o.rollout_id,
+                CASE WHEN o.running_since IS NULL THEN 'waiting_for_gate' ELSE 'running' END,
+                p_reason, p_by, gen_random_uuid(), 'control')
        FROM control.rollouts o WHERE o.changeset_id = p_changeset_id AND o.state = 'halted' ORDER BY o.rollout_id;
     PERFORM control.raise_policy_version_v1();
     RETURN true;
@@ -1361,6 +1366,15 @@ BEGIN
             lifted::text);
     RETURN true;
 END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.position_v1(p_machine_id text, p_changeset_id uuid)
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+    SELECT (('x' || encode(substr(sha256(convert_to(p_changeset_id::text || '/' || p_machine_id, 'UTF8')), 1, 7), 'hex'))::bit(56)::bigint
+            >> 3)::double precision / 9007199254740992
 $function$;
 
 CREATE OR REPLACE FUNCTION fleet.recall_held_v1(p_changeset_id uuid, p_segment jsonb, p_reason text, p_source text)

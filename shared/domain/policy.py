@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -15,6 +15,9 @@ from shared.errors import InvalidInput
 
 SMALL_FLEET = 2_000
 """Below this many nodes evidence is kept in blocks of 16 starts instead of 64, so that late faults show sooner."""
+
+TO_BOOT_S: Final = 1_800.0
+"""An update is expected to need so many seconds until the node is back from its reboot."""
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=90 * 86_400)]
 Nodes = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -145,6 +148,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"waves are {', '.join(f'{fraction:g}' for fraction in fractions)}: each must be wider than the one "
                 "before it, and the last one must be 1."
             )
+
+    @property
+    def expected_s(self) -> float:
+        """How long an update is expected to take, in seconds: to fetch, to stage, to boot, and the probation."""
+        return TO_BOOT_S + self.probation_s
 
 
 class RolloutParameters(msgspec.Struct, frozen=True, kw_only=True):

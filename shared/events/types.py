@@ -359,7 +359,12 @@ class RolloutGateJudged(EventData, frozen=True, kw_only=True):
 
 
 class RolloutChanged(EventData, frozen=True, kw_only=True):
-    """An operator approved or expedited a rollout, capped its pace, or excluded a node from it."""
+    """An operator approved or expedited a rollout, capped its pace, or excluded a node from it.
+
+    Attributes:
+        pace_cap: The most nodes of the group in flight; absent where the cap was taken away.
+        lifted: Whether the node may be offered the changeset again.
+    """
 
     rollout_id: Id
     changeset_id: Id
@@ -369,6 +374,7 @@ class RolloutChanged(EventData, frozen=True, kw_only=True):
     node_id: Id | None = None
     pace_cap: Count | None = None
     approved_by: Name | None = None
+    lifted: bool = False
 
 
 class ApprovalMoved(EventData, frozen=True, kw_only=True):

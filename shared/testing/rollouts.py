@@ -91,7 +91,8 @@ async def make_world(
     parameters = freeze(Policy(), fleet_size=fleet_size, group_size=fleet_size)
     await connection.execute(
         "INSERT INTO control.rollouts (rollout_id, group_id, changeset_id, application_id, arch, state, pace, policy, "
-        "parameters) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "parameters, running_since) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, "
+        "CASE WHEN $6 <> 'created' THEN now() END)",
         rollout_id,
         group_id,
         changeset_id,

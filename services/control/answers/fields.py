@@ -22,6 +22,11 @@ def ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+def list_of(schema: Schema) -> Schema:
+    """A list of such things."""
+    return {"type": "array", "items": schema}
+
+
 def or_null(schema: Schema) -> Schema:
     """The same, or null."""
     if "type" in schema and isinstance(schema["type"], str):

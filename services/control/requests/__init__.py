@@ -73,7 +73,12 @@ from services.control.requests.reports import (
     ComplianceQuery,
 )
 from services.control.requests.rollouts import (
+    Abort,
+    NodesThatTookIt,
+    OneNode,
+    PaceCap,
     RolloutsQuery,
+    Widening,
 )
 from services.control.requests.tokens import (
     NewToken,
@@ -84,6 +89,7 @@ from services.control.requests.tokens import (
 from shared.domain.rollout import RolloutState
 
 __all__ = [
+    "Abort",
     "ApplicationsQuery",
     "ApprovalsQuery",
     "Arch",
@@ -116,7 +122,10 @@ __all__ = [
     "NodeState",
     "NodeTokensQuery",
     "NodesQuery",
+    "NodesThatTookIt",
     "OmahaId",
+    "OneNode",
+    "PaceCap",
     "Page",
     "PayloadRole",
     "PolicyValues",
@@ -140,4 +149,5 @@ __all__ = [
     "TokensQuery",
     "VerifyQuery",
     "Version",
+    "Widening",
 ]

@@ -41,5 +41,6 @@ SELECT h.changeset_id, s.version, h.promoted_at, h.promoted_by
 
 -- name: followers
 -- Groups that follow a channel, in the order of their ids.
-SELECT group_id, application_id, name, position, channel_name, selector, policy, updates_enabled FROM control.groups
+SELECT group_id, application_id, name, position, channel_name, pinned_version, selector, policy, updates_enabled
+  FROM control.groups
  WHERE application_id = $1 AND channel_name = $2 ORDER BY group_id;

@@ -1,4 +1,4 @@
-"""A rollout's situation, read from the rows, and its steps, written to them; the rules are `services.control.conduct`."""
+"""A rollout's situation, read from rows, and its steps, written to them; `services.control.conduct` has the rules."""
 
 from __future__ import annotations
 
@@ -99,35 +99,38 @@ class Conducting:
             said = [
                 judge(
                     gate,
-                    await self._gate_evidence(connection, gate, row["application_id"], version, changeset_id, now),
+                    await self._gate_evidence(connection, gate, row, subject, now),
                     now,
                     soak_share=share,
                 )
-                for version, changeset_id in subjects
+                for subject in subjects
             ]
             verdicts.append(max(said, key=lambda verdict: (verdict.open, verdict.committed)))
         return tuple(verdicts)
 
     async def _gate_evidence(
-        self,
-        connection: Connection,
-        gate: Gate,
-        application_id: uuid.UUID,
-        version: str,
-        changeset_id: uuid.UUID,
-        now: datetime,
+        self, connection: Connection, gate: Gate, row: Mapping[str, Any], subject: tuple[str, uuid.UUID], now: datetime
     ) -> GateEvidence:
+        version, changeset_id = subject
         standing = one(await connection.fetchrow(QUERIES["standing"], changeset_id))
         counts = one(
-            await connection.fetchrow(QUERIES["gate_evidence"], changeset_id, application_id, list(gate.groups), now)
+            await connection.fetchrow(
+                QUERIES["gate_evidence"], changeset_id, row["application_id"], list(gate.groups), now
+            )
         )
         return GateEvidence(subject=version, standing=_standing(standing), **counts)
 
+    @staticmethod
+    def has_news(row: Mapping[str, Any], gates: Sequence[GateVerdict]) -> bool:
+        """Whether gates say something else than what was kept of them."""
+        told = [msgspec.to_builtins(gate) for gate in gates]
+        return [_news(gate) for gate in told] != [_news(gate) for gate in row["gates"]]
+
     async def tell_gates(self, connection: Connection, row: Mapping[str, Any], gates: Sequence[GateVerdict]) -> None:
         """Keep what the gates said, with an event, where it is news."""
-        told = [msgspec.to_builtins(gate) for gate in gates]
-        if [_news(gate) for gate in told] == [_news(gate) for gate in row["gates"]]:
+        if not self.has_news(row, gates):
             return
+        told = [msgspec.to_builtins(gate) for gate in gates]
         await connection.execute(QUERIES["tell_gates"], row["rollout_id"], told)
         data = types.RolloutGateJudged(
             **_ids(row),
@@ -163,6 +166,11 @@ class Conducting:
             "silent": sum(item["silent"] for item in others),
             "cloned": sum(item["cloned"] for item in rows),
         }
+
+    async def has_committed(self, connection: Connection, row: Mapping[str, Any]) -> bool:
+        """Whether a node committed in a rollout."""
+        progress = one(await connection.fetchrow(QUERIES["rollout_progress"], row["rollout_id"]))
+        return bool(progress["committed"])
 
     async def _remainder(
         self, connection: Connection, row: Mapping[str, Any], now: datetime
@@ -224,7 +232,10 @@ class Conducting:
             list(order.values),
             row["order_stage"],
         )
-        return sum(item["in_flight"] + (item["updatable"] if _takes(row, item["version"]) else 0) for item in found)
+        left: int = sum(
+            item["in_flight"] + (item["updatable"] if _takes(row, item["version"]) else 0) for item in found
+        )
+        return left
 
     # Steps
 
@@ -264,13 +275,15 @@ class Conducting:
     ) -> None:
         match step:
             case conduct.Move(to=to, reason=reason):
+                if situation.state is RolloutState.CREATED:
+                    reason = reason or row["reason"]
                 await self.transition(connection, row["rollout_id"], to, reason, SOURCE)
                 if to is RolloutState.SCHEDULED:
                     await connection.execute(QUERIES["schedule"], row["rollout_id"], situation.opening.next_at)
                 if to is RolloutState.RUNNING:
                     await self.give_way(connection, row)
-            case conduct.BeginWave(wave=wave, fraction=fraction, reason=reason):
-                await self.begin_wave(connection, row, wave, fraction, reason, SOURCE)
+            case conduct.BeginWave():
+                await self.begin_wave(connection, row, step, SOURCE)
             case conduct.BeginStage(stage=stage, reason=reason):
                 await connection.execute(QUERIES["begin_stage"], row["rollout_id"], stage)
                 what = f"order stage {stage}: {reason}"
@@ -289,13 +302,13 @@ class Conducting:
         await self._database.raise_policy_version(connection)
 
     async def begin_wave(
-        self, connection: Connection, row: Mapping[str, Any], wave: int, fraction: float, reason: str, by: str
+        self, connection: Connection, row: Mapping[str, Any], step: conduct.BeginWave, by: str
     ) -> None:
         """Let a wider share of the group in, with its event."""
         await connection.execute(
-            QUERIES["begin_wave"], row["rollout_id"], wave, fraction, self._database.clock.now()
+            QUERIES["begin_wave"], row["rollout_id"], step.wave, step.fraction, self._database.clock.now()
         )
-        data = types.RolloutWaveBegun(**_ids(row), wave=wave, fraction=fraction, by=by, reason=reason)
+        data = types.RolloutWaveBegun(**_ids(row), wave=step.wave, fraction=step.fraction, by=by, reason=step.reason)
         await append(connection, [self._event(row, data)])
         await self._database.raise_policy_version(connection)
 

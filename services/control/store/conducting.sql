@@ -1,14 +1,9 @@
--- name: to_conduct
--- Rollouts that may have a next step: those that wait or run.
-SELECT rollout_id, group_id FROM control.rollouts
- WHERE state IN ('created', 'waiting_for_gate', 'waiting_for_approval', 'scheduled', 'running') ORDER BY rollout_id;
-
 -- name: conducted
 -- One rollout with everything that decides what it does next.
 SELECT r.rollout_id, r.group_id, g.name AS group_name, r.changeset_id, c.version, r.arch, r.application_id, r.channel_id,
        a.version_scheme, r.state, r.purpose, r.leaves_version, r.only_machines, r.then_changeset_id, r.pace, r.policy, r.gates,
        r.wave, coalesce(r.wave_since, r.changed_at) AS wave_since, r.fraction, r.order_stage, r.approved_at, r.expedited_at,
-       r.running_since, gate.state AS gate_state, gate.braked_reason, everything.open AS everything_open,
+       r.running_since, r.reason, gate.state AS gate_state, gate.braked_reason, everything.open AS everything_open,
        EXISTS (SELECT FROM control.holds h WHERE h.changeset_id = r.changeset_id AND h.released_at IS NULL) AS held
   FROM control.rollouts r
   JOIN control.groups g USING (group_id)

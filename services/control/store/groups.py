@@ -77,6 +77,7 @@ class Groups:
                 "policy": policy,
                 "updates_enabled": asked.updates_enabled,
             }
+            await self._rollouts.check_gates(connection, application_id, group)
             await connection.execute(QUERIES["add_group"], *group.values())
             await self._follow(connection, group, channels, by=by)
             await self._database.policy_changed(connection, f"groups/{group['group_id']}", "group added", by)
@@ -114,6 +115,8 @@ class Groups:
             if changed:
                 application = await self._applications.get(str(group["application_id"]), connection)
                 channels = await self._channels.to_follow(connection, application, group["channel_name"])
+                if {"policy", "channel_name"} & set(changed):
+                    await self._rollouts.check_gates(connection, group["application_id"], group)
                 await connection.execute(
                     QUERIES["set_group"],
                     group_id,

@@ -4,66 +4,12 @@ INSERT INTO control.changeset_gates (changeset_id, pace) VALUES ($1, $2)
 ON CONFLICT (changeset_id) DO UPDATE SET pace = excluded.pace
  WHERE NOT EXISTS (SELECT 1 FROM control.rollouts o WHERE o.changeset_id = excluded.changeset_id);
 
--- name: lock_gates
-SELECT changeset_id, state, reason, pace FROM control.changeset_gates
- WHERE changeset_id = ANY ($1::uuid[]) ORDER BY changeset_id FOR NO KEY UPDATE;
-
 -- name: fleet_size
 -- Nodes of an application with an arch, in all groups.
 SELECT count(*) FROM fleet.nodes WHERE application_id = $1 AND arch = $2 AND gone_at IS NULL;
 
 -- name: group_size
 SELECT count(*) FROM fleet.nodes WHERE group_id = $1 AND arch = $2 AND gone_at IS NULL;
-
--- name: last_rollout
--- The group's active rollout of an arch, else its newest one.
-SELECT rollout_id, changeset_id, state FROM control.rollouts
- WHERE group_id = $1 AND arch = $2
- ORDER BY (state IN ('created', 'running', 'paused', 'halted')) DESC, rollout_id DESC LIMIT 1;
-
--- name: active_rollouts
-SELECT rollout_id, group_id, changeset_id, arch, state FROM control.rollouts
- WHERE group_id = ANY ($1::uuid[]) AND state IN ('created', 'running', 'paused', 'halted') ORDER BY rollout_id;
-
--- name: add_rollout
-INSERT INTO control.rollouts (rollout_id, group_id, changeset_id, channel_id, application_id, arch, state, pace, policy,
-                              parameters, reason)
-VALUES ($1, $2, $3, $4, $5, $6, 'created', $7, $8, $9, $10);
-
--- name: move_rollout
--- The state before, or NULL where the move is not allowed.
-SELECT control.transition_rollout_v1($1, $2, $3, $4, $5, $6);
-
--- name: rollout_of
-SELECT rollout_id, changeset_id, state FROM control.rollouts WHERE rollout_id = $1;
-
--- name: rollout
-SELECT r.rollout_id, r.group_id, g.name AS group_name, r.changeset_id, c.version, r.arch, r.application_id,
-       a.name AS application, r.channel_id, r.state, r.pace, r.reason, r.policy, r.parameters, r.created_at, r.changed_at,
-       g.updates_enabled, gate.state AS gate_state, gate.braked_reason, gate.pace AS gate_pace,
-       gate.reason AS gate_reason, gate.evidence, gate.resumes, gate.changed_at AS gate_changed_at
-  FROM control.rollouts r
-  JOIN control.groups g USING (group_id)
-  JOIN control.changesets c ON c.changeset_id = r.changeset_id
-  JOIN control.applications a ON a.application_id = r.application_id
-  JOIN control.changeset_gates gate ON gate.changeset_id = r.changeset_id
- WHERE r.rollout_id = $1;
-
--- name: rollouts
-SELECT r.rollout_id, r.group_id, g.name AS group_name, r.changeset_id, c.version, r.arch, r.application_id,
-       a.name AS application, r.channel_id, r.state, r.pace, r.reason, r.created_at, r.changed_at,
-       gate.state AS gate_state, gate.braked_reason, gate.pace AS gate_pace
-  FROM control.rollouts r
-  JOIN control.groups g USING (group_id)
-  JOIN control.changesets c ON c.changeset_id = r.changeset_id
-  JOIN control.applications a ON a.application_id = r.application_id
-  JOIN control.changeset_gates gate ON gate.changeset_id = r.changeset_id
- WHERE ($1::uuid IS NULL OR r.rollout_id < $1)
-   AND ($3::text IS NULL OR r.state = $3)
-   AND ($4::uuid IS NULL OR r.group_id = $4)
-   AND ($5::uuid IS NULL OR r.changeset_id = $5)
-   AND ($6::boolean IS NULL OR (r.state IN ('created', 'running', 'paused', 'halted')) = $6)
- ORDER BY r.rollout_id DESC LIMIT $2;
 
 -- name: attempts_by_state
 SELECT rollout_id, state, count(*) AS attempts FROM fleet.attempts WHERE rollout_id = ANY ($1::uuid[]) GROUP BY 1, 2;
@@ -76,18 +22,6 @@ SELECT (SELECT count(*) FROM fleet.attempts t WHERE t.changeset_id = $1 AND t.cl
            AND NOT t.parked) AS rollout,
        (SELECT count(*) FROM fleet.attempts t WHERE t.rollout_id = $3 AND t.closed_at IS NULL AND t.parked) AS parked;
 
--- name: nodes_by_version
--- The group's nodes of an arch by version, those apart that cannot be updated: quarantined for the changeset, cloned, or
--- not heard since $4.
-SELECT n.version, count(*) AS nodes, count(*) FILTER (WHERE n.cloned) AS cloned,
-       count(*) FILTER (WHERE q.node_id IS NOT NULL) AS quarantined,
-       count(*) FILTER (WHERE n.last_contact_at < $4) AS silent,
-       count(*) FILTER (WHERE NOT n.cloned AND q.node_id IS NULL AND n.last_contact_at >= $4) AS updatable
-  FROM fleet.nodes n
-  LEFT JOIN fleet.quarantine q ON q.node_id = n.node_id AND q.changeset_id = $3
- WHERE n.group_id = $1 AND n.arch = $2 AND n.gone_at IS NULL
- GROUP BY n.version;
-
 -- name: verdict
 -- The analysis' last verdict of a kind on a changeset.
 SELECT seq, kind, convert_from(verdict, 'UTF8')::jsonb AS verdict, decided_at FROM analysis.verdicts
@@ -97,29 +31,155 @@ SELECT seq, kind, convert_from(verdict, 'UTF8')::jsonb AS verdict, decided_at FR
 -- What the analysis holds of a changeset right now, as it wants to be read.
 SELECT view FROM analysis.changesets WHERE changeset_id = $1;
 
--- name: running_rollouts
--- Running rollouts with nothing in flight: those that may be complete.
-SELECT r.rollout_id, r.group_id, r.changeset_id, r.arch, c.version
-  FROM control.rollouts r JOIN control.changesets c USING (changeset_id)
- WHERE r.state = 'running'
-   AND NOT EXISTS (SELECT 1 FROM fleet.attempts t WHERE t.rollout_id = r.rollout_id AND t.closed_at IS NULL)
- ORDER BY r.rollout_id;
+-- name: last_rollout
+-- The group's active update of an arch, else its newest one.
+SELECT rollout_id, changeset_id, state FROM control.rollouts
+ WHERE group_id = $1 AND arch = $2 AND purpose = 'update'
+ ORDER BY (state NOT IN ('completed', 'aborted', 'superseded')) DESC, rollout_id DESC LIMIT 1;
 
--- name: rollout_progress
--- Whether an attempt of a rollout is open, and whether one was committed.
-SELECT EXISTS (SELECT 1 FROM fleet.attempts t WHERE t.rollout_id = $1
-                  AND t.state NOT IN ('committed', 'rolled_back', 'failed', 'presumed_lost', 'recalled')) AS in_flight,
-       EXISTS (SELECT 1 FROM fleet.attempts t WHERE t.rollout_id = $1 AND t.state = 'committed') AS committed;
+-- name: active_rollouts
+SELECT rollout_id, group_id, changeset_id, arch, state, purpose FROM control.rollouts
+ WHERE group_id = ANY ($1::uuid[]) AND state NOT IN ('completed', 'aborted', 'superseded') ORDER BY rollout_id;
 
--- name: completed_rollouts
--- Where a group's newest rollout of an arch is done, its changeset is still the channel's, and its gate is open: nodes that
--- came (back) since need another one.
-SELECT r.rollout_id, r.group_id, r.changeset_id, r.arch, c.version, r.channel_id
-  FROM control.groups g
-  JOIN control.channels ch ON ch.application_id = g.application_id AND ch.name = g.channel_name
-  JOIN control.changesets c ON c.changeset_id = ch.changeset_id
-  JOIN control.changeset_gates gate ON gate.changeset_id = ch.changeset_id AND gate.state = 'open'
-  JOIN LATERAL (SELECT o.* FROM control.rollouts o WHERE o.group_id = g.group_id AND o.arch = ch.arch
-                 ORDER BY (o.state IN ('created', 'running', 'paused', 'halted')) DESC, o.rollout_id DESC LIMIT 1) r ON true
- WHERE r.state = 'completed' AND r.changeset_id = ch.changeset_id
- ORDER BY r.rollout_id;
+-- name: floors_of_group
+-- The floors of a group and arch that are active or go on serving, with their versions.
+SELECT r.rollout_id, c.version FROM control.rollouts r JOIN control.changesets c USING (changeset_id)
+ WHERE r.group_id = $1 AND r.arch = $2 AND r.purpose = 'floor' AND r.state NOT IN ('aborted', 'superseded') ORDER BY r.rollout_id;
+
+-- name: add_rollout
+INSERT INTO control.rollouts (rollout_id, group_id, changeset_id, channel_id, application_id, arch, state, pace, policy,
+                              parameters, reason, purpose, leaves_version, only_machines, then_changeset_id, fraction)
+VALUES ($1, $2, $3, $4, $5, $6, 'created', $7, $8, $9, $10, $11, $12, $13, $14, $15);
+
+-- name: group_of
+SELECT g.group_id, g.application_id, a.name AS application, g.name, g.channel_name, g.pinned_version, g.policy
+  FROM control.groups g JOIN control.applications a USING (application_id) WHERE g.group_id = $1;
+
+-- name: groups_of_application
+-- Groups as far as gates ask: nodes by arch, how stable the channel is that they follow, and their policies.
+SELECT g.group_id, g.name, g.channel_name, g.pinned_version, g.policy,
+       (SELECT min(ch.position) FROM control.channels ch
+         WHERE ch.application_id = g.application_id AND ch.name = g.channel_name) AS channel_position,
+       coalesce((SELECT jsonb_object_agg(counted.arch, counted.nodes)
+                   FROM (SELECT n.arch, count(*) AS nodes FROM fleet.nodes n
+                          WHERE n.group_id = g.group_id AND n.gone_at IS NULL AND n.arch IS NOT NULL GROUP BY n.arch) counted),
+                '{}') AS nodes
+  FROM control.groups g WHERE g.application_id = $1 ORDER BY g.position;
+
+-- name: changesets_of_version
+-- The published changesets of a version, one per arch.
+SELECT changeset_id, arch FROM control.changesets
+ WHERE application_id = $1 AND version = $2 AND state = 'published' ORDER BY arch;
+
+-- name: rollout
+SELECT r.rollout_id, r.group_id, g.name AS group_name, r.changeset_id, c.version, r.arch, r.application_id,
+       a.name AS application, r.channel_id, r.state, r.purpose, r.leaves_version, r.only_machines, r.pace, r.pace_cap, r.reason,
+       r.policy, r.parameters, r.created_at, r.changed_at, r.running_since, r.starts_at, r.wave, r.wave_since, r.fraction,
+       r.order_stage, r.gates, r.approved_by, r.approved_at, r.expedited_by, r.expedited_at, r.expedite_reason,
+       g.updates_enabled, gate.state AS gate_state, gate.braked_reason, gate.pace AS gate_pace,
+       gate.reason AS gate_reason, gate.evidence, gate.resumes, gate.changed_at AS gate_changed_at
+  FROM control.rollouts r
+  JOIN control.groups g USING (group_id)
+  JOIN control.changesets c ON c.changeset_id = r.changeset_id
+  JOIN control.applications a ON a.application_id = r.application_id
+  JOIN control.changeset_gates gate ON gate.changeset_id = r.changeset_id
+ WHERE r.rollout_id = $1;
+
+-- name: rollouts
+SELECT r.rollout_id, r.group_id, g.name AS group_name, r.changeset_id, c.version, r.arch, r.application_id,
+       a.name AS application, r.channel_id, r.state, r.purpose, r.leaves_version, r.pace, r.pace_cap, r.fraction, r.reason,
+       r.created_at, r.changed_at, gate.state AS gate_state, gate.braked_reason, gate.pace AS gate_pace,
+       EXISTS (SELECT FROM control.holds h WHERE h.changeset_id = r.changeset_id AND h.released_at IS NULL) AS held
+  FROM control.rollouts r
+  JOIN control.groups g USING (group_id)
+  JOIN control.changesets c ON c.changeset_id = r.changeset_id
+  JOIN control.applications a ON a.application_id = r.application_id
+  JOIN control.changeset_gates gate ON gate.changeset_id = r.changeset_id
+ WHERE ($1::uuid IS NULL OR r.rollout_id < $1)
+   AND ($3::text IS NULL OR r.state = $3)
+   AND ($4::uuid IS NULL OR r.group_id = $4)
+   AND ($5::uuid IS NULL OR r.changeset_id = $5)
+   AND ($6::boolean IS NULL OR (r.state NOT IN ('completed', 'aborted', 'superseded')) = $6)
+   AND ($7::text IS NULL OR r.purpose = $7)
+ ORDER BY r.rollout_id DESC LIMIT $2;
+
+-- name: floors_wanted
+-- Floors that lead to a group's update which serves, and which the group has no rollout of.
+SELECT r.rollout_id, r.group_id, r.arch, c.version AS update_version, f.changeset_id, f.version,
+       (SELECT array_agg(DISTINCT n.version) FROM fleet.nodes n
+         WHERE n.group_id = r.group_id AND n.arch = r.arch AND n.gone_at IS NULL AND NOT n.cloned) AS versions
+  FROM control.rollouts r
+  JOIN control.changesets c USING (changeset_id)
+  JOIN control.changesets f ON f.application_id = r.application_id AND f.arch = r.arch AND f.floor AND f.state = 'published'
+                           AND f.changeset_id <> r.changeset_id
+ WHERE r.purpose = 'update' AND r.state IN ('running', 'completed')
+   AND NOT EXISTS (SELECT FROM control.rollouts o WHERE o.group_id = r.group_id AND o.changeset_id = f.changeset_id
+                      AND o.purpose = 'floor' AND o.state NOT IN ('aborted', 'superseded'))
+ ORDER BY r.rollout_id, f.changeset_id;
+
+-- name: downgrades_wanted
+-- Groups with nodes on a version that was withdrawn, whose policy brings such nodes back, and that have no rollout for it.
+SELECT g.group_id, w.changeset_id, w.version, w.arch
+  FROM control.changesets w
+  JOIN control.groups g ON g.application_id = w.application_id AND (g.policy ->> 'downgrade')::boolean
+ WHERE w.state = 'withdrawn'
+   AND EXISTS (SELECT FROM fleet.nodes n WHERE n.group_id = g.group_id AND n.arch = w.arch AND n.version = w.version
+                  AND n.gone_at IS NULL)
+   AND NOT EXISTS (SELECT FROM control.rollouts o WHERE o.group_id = g.group_id AND o.arch = w.arch
+                      AND o.leaves_version = w.version AND o.purpose = 'downgrade')
+ ORDER BY g.group_id, w.changeset_id;
+
+-- name: promoted_before
+-- What a group's channel pointed to, the newest first: published changesets alone.
+SELECT h.changeset_id, s.version
+  FROM control.channels ch
+  JOIN control.channel_history h USING (channel_id)
+  JOIN control.changesets s ON s.changeset_id = h.changeset_id AND s.state = 'published'
+ WHERE ch.application_id = $1 AND ch.name = $2 AND ch.arch = $3
+ ORDER BY h.promoted_at DESC;
+
+-- name: serving_update
+-- The update that a group and arch are served now, or that is to come next.
+SELECT r.rollout_id, r.changeset_id, c.version, r.state FROM control.rollouts r JOIN control.changesets c USING (changeset_id)
+ WHERE r.group_id = $1 AND r.arch = $2 AND r.purpose = 'update' AND r.state IN ('running', 'completed')
+ ORDER BY r.rollout_id DESC LIMIT 1;
+
+-- name: set_cap
+UPDATE control.rollouts SET pace_cap = $2, changed_at = now() WHERE rollout_id = $1;
+
+-- name: approve
+UPDATE control.rollouts SET approved_by = $2, approved_at = $3, changed_at = now() WHERE rollout_id = $1;
+
+-- name: expedite
+UPDATE control.rollouts SET expedited_by = $2, expedited_at = $3, expedite_reason = $4, changed_at = now() WHERE rollout_id = $1;
+
+-- name: exclude
+INSERT INTO control.rollout_exclusions (rollout_id, node_id, reason, excluded_by) VALUES ($1, $2, $3, $4)
+ON CONFLICT (rollout_id, node_id) DO NOTHING RETURNING node_id;
+
+-- name: include
+DELETE FROM control.rollout_exclusions WHERE rollout_id = $1 AND node_id = $2 RETURNING node_id;
+
+-- name: exclusions
+SELECT e.node_id, n.machine_id, e.reason, e.excluded_by, e.excluded_at
+  FROM control.rollout_exclusions e LEFT JOIN fleet.nodes n USING (node_id) WHERE e.rollout_id = $1 ORDER BY e.excluded_at LIMIT 500;
+
+-- name: node_of_group
+-- A node of a group by its id or its machine id.
+SELECT n.node_id, n.machine_id, n.version, n.arch, n.last_contact_at FROM fleet.nodes n
+ WHERE n.group_id = $1 AND (n.machine_id = $2 OR n.node_id::text = $2) AND n.gone_at IS NULL;
+
+-- name: drilling
+-- A drill of a machine that is not over.
+SELECT rollout_id FROM control.rollouts
+ WHERE group_id = $1 AND purpose = 'drill' AND only_machines @> ARRAY[$2::text]
+   AND state NOT IN ('completed', 'aborted', 'superseded') LIMIT 1;
+
+-- name: to_conduct
+-- Rollouts that may have a next step: those that wait or run.
+SELECT rollout_id, group_id FROM control.rollouts
+ WHERE state IN ('created', 'waiting_for_gate', 'waiting_for_approval', 'scheduled', 'running') ORDER BY rollout_id;
+
+-- name: channel_position
+-- How stable a channel is; the archs of one name have the same.
+SELECT min(position) FROM control.channels WHERE application_id = $1 AND name = $2;

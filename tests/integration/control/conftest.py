@@ -120,8 +120,8 @@ class Control:
 
 @pytest.fixture
 async def control(database_url) -> AsyncIterator[Control]:
-    """Control on the test's database; its own look at completions is rare, tests call it."""
-    settings = Settings(database_url=Secret(database_url), completion_every_s=3600, token_cache_s=0)
+    """Control on the test's database; its own look at rollouts is rare, tests call it."""
+    settings = Settings(database_url=Secret(database_url), conduct_every_s=3600, token_cache_s=0)
     server = TestServer(app := make_app(settings))
     await server.start_server(access_log=None)
     token = await keep_token(database_url, name="operator", role=Role.ADMIN)

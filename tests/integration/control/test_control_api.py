@@ -15,9 +15,11 @@ from aiohttp.test_utils import TestServer
 import services.control
 from services.control.__main__ import keep_token
 from services.control.app import make_app
+from services.control.conduct import Move
 from services.control.settings import Settings
 from services.control.tokens import Role
 from services.event_log.mover import Mover
+from shared.domain.rollout import RolloutState
 from shared.errors import Conflict
 from shared.settings import Secret
 
@@ -49,7 +51,7 @@ async def test_whole_way_of_a_release(operator, app, fleet, events):
     assert rollout["pace"] == rollout["parameters"]["group_hold_budget"] == 5
     assert rollout["gate"] == {**rollout["gate"], "state": "open", "pace": 10, "evidence": None, "resumes": 0}
     assert rollout["nodes"] == {
-        "total": 100, "on_target": 0, "left": 100, "quarantined": 0, "silent": 0, "cloned": 0,
+        "total": 100, "on_target": 0, "left": 100, "quarantined": 0, "excluded": 0, "silent": 0, "cloned": 0,
     }  # fmt: skip
     assert rollout["standstill"] is None
     assert (await operator.get(f"/channels/{channel_id}"))["version"] == "2.0.0"
@@ -220,8 +222,8 @@ async def test_a_halted_changeset_cannot_be_promoted_until_it_is_resumed(operato
     assert (await events("changeset."))[1:] == ["changeset.halted.v1", "changeset.resumed.v1"]
 
 
-async def test_a_changeset_can_be_halted_before_its_first_rollout(operator, app):
-    """The halt holds for groups that come later; resumed and promoted, it starts with its proper pace."""
+async def test_a_changeset_can_be_halted_before_its_first_rollout(operator, app, store):
+    """The halt holds for groups that come later; resumed, they begin with their pace."""
     changeset_id = await operator.changeset("2.0.0")
     channel_id = await operator.channel()
     await operator.promote(channel_id, changeset_id)
@@ -231,6 +233,7 @@ async def test_a_changeset_can_be_halted_before_its_first_rollout(operator, app)
     (rollout,) = (await operator.get("/rollouts", group=group_id))["items"]
     assert rollout["state"] == "halted"
     await operator.post(f"/changesets/{changeset_id}/resume", {"reason": "go"})
+    await store.rollouts.conduct_all()
     shown = await operator.get(f"/rollouts/{rollout['rollout_id']}")
     assert (shown["state"], shown["gate"]["pace"]) == ("running", 10)
 
@@ -559,13 +562,20 @@ async def test_a_quarantine_is_lifted_once_with_its_event(operator, app, fleet, 
     assert await events("node.") == ["node.quarantined.v1"]
 
 
+async def completed(store):
+    """The rollouts that one look of the conductor completes."""
+    return [
+        rollout_id for rollout_id, step in await store.rollouts.conduct_all() if step == Move(RolloutState.COMPLETED)
+    ]
+
+
 async def test_a_rollout_completes_when_nothing_is_left(operator, app, fleet, store, events):
     """Not without nodes, not while one is left or in flight; quarantined, cloned and silent ones do not count."""
     channel_id = await operator.channel()
     group_id = await operator.group()
     changeset_id = await operator.changeset("2.0.0")
     (rollout_id,) = await operator.promote(channel_id, changeset_id)
-    assert await store.rollouts.complete_done() == []
+    assert await completed(store) == []
     good = await fleet.node("good", group_id, "1.0.0")
     bad = await fleet.node("bad", group_id, "1.0.0")
     await fleet.node("cloned", group_id, "1.0.0", cloned=True)
@@ -573,33 +583,30 @@ async def test_a_rollout_completes_when_nothing_is_left(operator, app, fleet, st
     await fleet.node("newer", group_id, "9.0.0")
     await fleet.node("other arch", group_id, "1.0.0", arch="aarch64")
     attempt_id = await fleet.attempt(good, rollout_id)
-    assert await store.rollouts.complete_done() == []
+    assert await completed(store) == []
     await fleet.runs(good, "2.0.0")
     await fleet.quarantine(bad, changeset_id)
-    assert await store.rollouts.complete_done() == []
+    assert await completed(store) == []
     await fleet.close(attempt_id, "committed")
-    assert await store.rollouts.complete_done() == [uuid.UUID(rollout_id)]
+    assert await completed(store) == [uuid.UUID(rollout_id)]
     assert (await operator.get(f"/rollouts/{rollout_id}"))["state"] == "completed"
-    assert await store.rollouts.complete_done() == []
+    assert await completed(store) == []
     assert (await events("rollout."))[-1] == "rollout.completed.v1"
     assert await operator.promote(channel_id, changeset_id) == []
 
 
-async def test_nodes_that_come_later_get_a_rollout_of_their_own(operator, app, fleet, store):
-    """A group that was done is not forgotten: what comes with an old version gets the channel's changeset."""
+async def test_a_completed_rollout_goes_on_serving(operator, app, fleet, store):
+    """What comes later with an old version is served by it: no other rollout is made."""
     channel_id = await operator.channel()
     group_id = await operator.group()
     changeset_id = await operator.changeset("2.0.0")
     (rollout_id,) = await operator.promote(channel_id, changeset_id)
     await fleet.node("first", group_id, "2.0.0")
-    assert await store.rollouts.complete_done() == [uuid.UUID(rollout_id)]
-    assert await store.rollouts.renew_done() == []
+    assert await completed(store) == [uuid.UUID(rollout_id)]
     await fleet.node("late", group_id, "1.0.0")
-    (renewed,) = await store.rollouts.renew_done()
-    assert renewed != uuid.UUID(rollout_id)
-    assert await store.rollouts.renew_done() == []
-    shown = await operator.get(f"/rollouts/{renewed}")
-    assert (shown["state"], shown["nodes"]["left"]) == ("running", 1)
+    assert await store.rollouts.conduct_all() == []
+    (shown,) = (await operator.get("/rollouts", group=group_id))["items"]
+    assert (shown["rollout_id"], shown["state"], shown["shown"]) == (rollout_id, "completed", "completed")
 
 
 async def test_completion_runs_by_itself(database_url, operator, app, fleet):
@@ -608,7 +615,7 @@ async def test_completion_runs_by_itself(database_url, operator, app, fleet):
     group_id = await operator.group()
     (rollout_id,) = await operator.promote(channel_id, await operator.changeset("2.0.0"))
     await fleet.node("m1", group_id, "2.0.0")
-    server = TestServer(make_app(Settings(database_url=Secret(database_url), completion_every_s=0.05)))
+    server = TestServer(make_app(Settings(database_url=Secret(database_url), conduct_every_s=0.05)))
     await server.start_server(access_log=None)
     try:
         async with asyncio.timeout(10):
