@@ -8,7 +8,7 @@ from aiohttp import web
 
 from services.control import requests
 from services.control.routes.route import STORE, Handler, by, get, page, path_id, post, query
-from shared.web import json_response, read_json
+from shared.web import Role, json_response, read_json
 
 
 async def list_rollouts(request: web.Request) -> web.Response:
@@ -136,6 +136,7 @@ ROUTES: Final = (
         "Rollout",
         "Let a rollout go on that waits for an approver.",
         requests.Because,
+        role=Role.APPROVER,
     ),
     post(
         "/rollouts/{id}/expedite",

@@ -549,10 +549,11 @@ class Rollouts:
         """
         async with self._database.change() as connection:
             row = await self._locked(connection, rollout_id)
+            if revert:
+                await self._four_eyes(connection, Action.DOWNGRADE, rollout_id, reason)
             if row["state"] != RolloutState.ABORTED.value:
                 await self.transition(connection, rollout_id, RolloutState.ABORTED, reason, by)
             if revert:
-                await self._four_eyes(connection, Action.DOWNGRADE, rollout_id, reason)
                 group = one(await connection.fetchrow(QUERIES["group_of"], row["group_id"]))
                 if not publishing.read_policy(group["policy"]).downgrade:
                     raise Conflict(

@@ -713,7 +713,7 @@ async def test_operators_analysis_and_grants_never_wait_for_each_other_in_a_ring
         rollout_id = await pool.fetchval("SELECT rollout_id FROM control.rollouts ORDER BY rollout_id DESC LIMIT 1")
         node_id = nodes[turn % len(nodes)]
         await pool.fetch(
-            "SELECT * FROM fleet.grant_v1($1, $2, $3, ARRAY[gen_random_uuid()], ARRAY[$4], ARRAY[gen_random_uuid()],"
+            "SELECT * FROM fleet.grant_v2($1, $2, $3, ARRAY[gen_random_uuid()], ARRAY[$4], ARRAY[gen_random_uuid()],"
             " ARRAY['1.0.0'], ARRAY['boot-1'], ARRAY[clock_timestamp()], ARRAY[NULL::text])",
             rollout_id,
             version,
