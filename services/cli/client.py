@@ -66,17 +66,22 @@ class Client:
             raise self._unreachable(fault) from fault
         raise AssertionError  # stamina either runs the block or raises
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
+    async def post(self, path: str, body: Mapping[str, Any], **query: Any) -> Any:
         """POST, once: whether a lost answer was a change is for the operator to see."""
-        return await self._send("POST", path, body)
+        return await self._send("POST", path, body, query)
 
-    async def patch(self, path: str, body: Mapping[str, Any]) -> Any:
+    async def patch(self, path: str, body: Mapping[str, Any], **query: Any) -> Any:
         """PATCH, once."""
-        return await self._send("PATCH", path, body)
+        return await self._send("PATCH", path, body, query)
 
-    async def _send(self, method: str, path: str, body: Mapping[str, Any]) -> Any:
+    async def delete(self, path: str, body: Mapping[str, Any], **query: Any) -> Any:
+        """DELETE, once, with a body that says why."""
+        return await self._send("DELETE", path, body, query)
+
+    async def _send(self, method: str, path: str, body: Mapping[str, Any], query: Mapping[str, Any]) -> Any:
+        given = {name: _text(value) for name, value in query.items() if value is not None}
         try:
-            return await self._ask(method, path, body=body)
+            return await self._ask(method, path, query=given, body=body)
         except (aiohttp.ClientError, TimeoutError) as fault:
             raise self._unreachable(fault) from fault
 

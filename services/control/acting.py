@@ -60,3 +60,9 @@ def about(subject: str) -> None:
     acting = ACTING.get()
     if acting is not None:
         acting.subject = subject
+
+
+def dry_running() -> bool:
+    """Whether the request at hand is only tried."""
+    acting = ACTING.get()
+    return acting is not None and acting.dry_run

@@ -598,9 +598,10 @@ CREATE TABLE fleet.nodes (
     CONSTRAINT nodes_dialect_check CHECK ((dialect = ANY (ARRAY['omaha'::text, 'native'::text, 'cincinnati'::text]))),
     CONSTRAINT nodes_machine_id_check CHECK (((length(machine_id) >= 1) AND (length(machine_id) <= 128)))
 ) WITH (autovacuum_vacuum_scale_factor=0.05, fillfactor=70);
-CREATE INDEX nodes_by_contact ON fleet.nodes USING btree (last_contact_at);
 CREATE INDEX nodes_by_group ON fleet.nodes USING btree (group_id, node_id);
+CREATE INDEX nodes_by_machine ON fleet.nodes USING btree (application_id, machine_id text_pattern_ops);
 CREATE INDEX nodes_cloned ON fleet.nodes USING btree (application_id) WHERE cloned;
+CREATE INDEX nodes_gone ON fleet.nodes USING btree (node_id) WHERE (gone_at IS NOT NULL);
 CREATE INDEX nodes_with_imported_facts ON fleet.nodes USING btree (application_id) WHERE (imported_facts <> '{}'::jsonb);
 
 CREATE TABLE fleet.poll_watch (
@@ -1041,6 +1042,35 @@ BEGIN
 END;
 $function$;
 
+CREATE OR REPLACE FUNCTION fleet.assign_groups_v1(p_application_id uuid, p_facts text[], p_keys text[], p_group_ids uuid[], p_node_ids uuid[] DEFAULT NULL::uuid[])
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+DECLARE
+    moved bigint;
+BEGIN
+    WITH keyed AS (
+        SELECT * FROM unnest(p_keys, p_group_ids) AS u(key, group_id)
+    ), wanted AS MATERIALIZED (
+        SELECT n.node_id, coalesce(named.group_id, keyed.group_id) AS group_id
+          FROM fleet.nodes n
+          LEFT JOIN control.group_nodes named ON named.application_id = n.application_id AND named.machine_id = n.machine_id
+         CROSS JOIN LATERAL (SELECT fleet.facts_of_v1(n) AS facts OFFSET 0) AS known
+          LEFT JOIN keyed ON keyed.key = to_jsonb(ARRAY(SELECT known.facts ->> u.fact FROM unnest(p_facts) AS u(fact)))::text
+         WHERE n.application_id = p_application_id
+           AND (p_node_ids IS NULL OR n.node_id = ANY (p_node_ids))
+           AND n.group_id IS DISTINCT FROM coalesce(named.group_id, keyed.group_id)
+    ), locked AS MATERIALIZED (
+        SELECT n.node_id FROM fleet.nodes n JOIN wanted USING (node_id) ORDER BY n.node_id FOR NO KEY UPDATE OF n
+    )
+    UPDATE fleet.nodes n SET group_id = wanted.group_id
+      FROM wanted JOIN locked USING (node_id) WHERE n.node_id = wanted.node_id;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    RETURN moved;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION fleet.close_v1(p_attempt_ids uuid[], p_kinds text[], p_reasons text[], p_event_ids uuid[], p_source text)
  RETURNS integer
  LANGUAGE plpgsql
@@ -1111,6 +1141,41 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION fleet.describe_nodes_v1(p_node_ids uuid[], p_aliases text[], p_facts jsonb[], p_event_ids uuid[], p_reason text, p_by text, p_source text, p_dry_run boolean DEFAULT false)
+ RETURNS SETOF uuid
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+DECLARE
+    changing uuid[];
+BEGIN
+    PERFORM 1 FROM fleet.nodes n WHERE n.node_id = ANY (p_node_ids) ORDER BY n.node_id FOR NO KEY UPDATE;
+    WITH said AS (
+        SELECT n.node_id, u.event_id, u.alias AS said_alias, u.facts AS said_facts,
+               CASE WHEN u.alias IS NULL THEN n.alias ELSE nullif(u.alias, '') END AS alias,
+               jsonb_strip_nulls(n.imported_facts || coalesce(u.facts, '{}')) AS facts
+          FROM unnest(p_node_ids, p_aliases, p_facts, p_event_ids) AS u(node_id, alias, facts, event_id)
+          JOIN fleet.nodes n ON n.node_id = u.node_id
+         WHERE n.imported_facts <> jsonb_strip_nulls(n.imported_facts || coalesce(u.facts, '{}'))
+            OR n.alias IS DISTINCT FROM CASE WHEN u.alias IS NULL THEN n.alias ELSE nullif(u.alias, '') END
+    ), written AS (
+        UPDATE fleet.nodes n SET alias = said.alias, imported_facts = said.facts
+          FROM said WHERE n.node_id = said.node_id AND NOT p_dry_run
+        RETURNING n.node_id, n.machine_id, n.application_id, n.alias, said.event_id, said.said_alias, said.said_facts
+    ), told AS (
+        INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data)
+        SELECT w.event_id, 'node.changed.v1', p_source, 'nodes/' || w.node_id, w.node_id::text, clock_timestamp(),
+               jsonb_strip_nulls(jsonb_build_object(
+                   'node_id', w.node_id, 'machine_id', w.machine_id, 'application_id', w.application_id,
+                   'alias', CASE WHEN w.said_alias IS NOT NULL THEN w.alias END,
+                   'facts', nullif(jsonb_strip_nulls(coalesce(w.said_facts, '{}')), '{}'), 'reason', p_reason, 'by', p_by))
+          FROM written w ORDER BY w.node_id
+    )
+    SELECT coalesce(array_agg(said.node_id), '{}') INTO changing FROM said;
+    RETURN QUERY SELECT unnest(changing);
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION fleet.expected_contacts_v1(p_interval_s double precision)
  RETURNS TABLE(site text, expected double precision)
  LANGUAGE plpgsql
@@ -1132,6 +1197,15 @@ BEGIN
     END IF;
     RETURN QUERY SELECT e.site, e.contacts_per_second * p_interval_s FROM fleet.idle_estimates e;
 END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.facts_of_v1(n fleet.nodes)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+AS $function$
+    SELECT n.imported_facts || jsonb_strip_nulls(jsonb_build_object('alias', n.alias)) || n.facts
+           || jsonb_strip_nulls(jsonb_build_object('version', n.version, 'arch', n.arch))
 $function$;
 
 CREATE OR REPLACE FUNCTION fleet.facts_v1(p_told jsonb, p_imported jsonb, p_alias text, p_arch text, p_version text)
@@ -1171,6 +1245,55 @@ BEGIN
                               'dropped', due.untold)
       FROM due ORDER BY due.kind, due.source;
     DELETE FROM fleet.floods f WHERE f.last_at < p_at - interval '30 days';
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.forget_v1(p_node_id uuid, p_event_id uuid, p_reason text, p_by text, p_source text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    n fleet.nodes;
+BEGIN
+    SELECT * INTO n FROM fleet.nodes WHERE node_id = p_node_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM fleet.recall_nodes_v1(ARRAY[p_node_id], 'node forgotten', p_source);
+    DELETE FROM fleet.nodes WHERE node_id = p_node_id;
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data)
+    VALUES (p_event_id, 'node.changed.v1', p_source, 'nodes/' || p_node_id, p_node_id::text, clock_timestamp(),
+            jsonb_build_object('node_id', p_node_id, 'machine_id', n.machine_id, 'application_id', n.application_id,
+                               'forgotten', true, 'reason', p_reason, 'by', p_by));
+    RETURN true;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.gone_v1(p_node_ids uuid[], p_event_ids uuid[], p_reason text, p_by text, p_source text)
+ RETURNS SETOF uuid
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+DECLARE
+    going uuid[];
+BEGIN
+    SELECT coalesce(array_agg(here.node_id), '{}') INTO going FROM (
+        SELECT n.node_id FROM fleet.nodes n WHERE n.node_id = ANY (p_node_ids) AND n.gone_at IS NULL
+         ORDER BY n.node_id FOR NO KEY UPDATE) AS here;
+    UPDATE fleet.nodes n SET gone_at = clock_timestamp() WHERE n.node_id = ANY (going);
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    SELECT u.event_id, 'node.gone.v1', p_source, 'nodes/' || n.node_id, n.node_id::text, clock_timestamp(),
+           jsonb_strip_nulls(jsonb_build_object(
+               'node_id', n.node_id, 'machine_id', n.machine_id, 'application_id', n.application_id,
+               'attempt_id', a.attempt_id, 'changeset_id', a.changeset_id, 'rollout_id', a.rollout_id,
+               'reason', p_reason, 'by', p_by)),
+           a.attempt_id::text
+      FROM unnest(p_node_ids, p_event_ids) AS u(node_id, event_id)
+      JOIN fleet.nodes n ON n.node_id = u.node_id AND n.node_id = ANY (going)
+      LEFT JOIN fleet.attempts a ON a.node_id = n.node_id AND a.closed_at IS NULL
+     ORDER BY n.node_id;
+    PERFORM fleet.recall_nodes_v1(going, 'node gone', p_source);
+    RETURN QUERY SELECT unnest(going);
 END
 $function$;
 
@@ -1409,6 +1532,36 @@ BEGIN
      ORDER BY m.attempt_id;
     GET DIAGNOSTICS recalled = ROW_COUNT;
     RETURN recalled;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.recall_nodes_v1(p_node_ids uuid[], p_reason text, p_source text)
+ RETURNS TABLE(node_id uuid, attempt_id uuid, changeset_id uuid, rollout_id uuid)
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+BEGIN
+    PERFORM 1 FROM fleet.attempts t WHERE t.node_id = ANY (p_node_ids) AND t.closed_at IS NULL
+      ORDER BY t.attempt_id FOR NO KEY UPDATE;
+    RETURN QUERY
+    WITH moved AS (
+        UPDATE fleet.attempts t SET state = 'recalled', reason = p_reason, changed_at = clock_timestamp(),
+               closed_at = clock_timestamp(), parked = false
+         WHERE t.node_id = ANY (p_node_ids) AND t.closed_at IS NULL
+        RETURNING t.*
+    ), told AS (
+        INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+        SELECT gen_random_uuid(), 'update.recalled.v1', p_source, 'nodes/' || m.node_id, m.node_id::text, clock_timestamp(),
+               jsonb_strip_nulls(jsonb_build_object(
+                   'node_id', m.node_id, 'machine_id', n.machine_id, 'application_id', m.application_id,
+                   'attempt_id', m.attempt_id, 'rollout_id', m.rollout_id, 'changeset_id', m.changeset_id,
+                   'group_id', m.group_id, 'arch', m.arch, 'from_version', m.from_version, 'to_version', m.to_version,
+                   'version', n.version, 'state_after', 'recalled', 'applied', true, 'reason', p_reason, 'source', 'control')),
+               m.attempt_id::text
+          FROM moved m JOIN fleet.nodes n ON n.node_id = m.node_id
+         ORDER BY m.attempt_id
+    )
+    SELECT moved.node_id, moved.attempt_id, moved.changeset_id, moved.rollout_id FROM moved;
 END
 $function$;
 
@@ -1833,6 +1986,51 @@ BEGIN
            AS e(ord, event_id, type, source, data, traceparent, place)
      ORDER BY e.ord, e.place;
 END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.returned_v1()
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    back bigint;
+BEGIN
+    WITH locked AS MATERIALIZED (
+        SELECT n.node_id FROM fleet.nodes n WHERE n.gone_at < n.last_contact_at ORDER BY n.node_id FOR NO KEY UPDATE
+    )
+    UPDATE fleet.nodes n SET gone_at = NULL FROM locked WHERE n.node_id = locked.node_id;
+    GET DIAGNOSTICS back = ROW_COUNT;
+    RETURN back;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.sweep_polls_v1(p_older_than interval)
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    swept bigint;
+BEGIN
+    DELETE FROM fleet.watched_polls WHERE at < clock_timestamp() - p_older_than;
+    GET DIAGNOSTICS swept = ROW_COUNT;
+    RETURN swept;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.version_key_v1(p_version text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+    SELECT coalesce(string_agg(lpad(part.number, 10, '0'), '.' ORDER BY part.place), '') || ' ' || p_version
+      FROM regexp_split_to_table(p_version, '[^0-9]+') WITH ORDINALITY AS part(number, place)
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.watch_polls_v1(p_seconds double precision)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+    UPDATE fleet.poll_watch SET until = greatest(until, clock_timestamp() + make_interval(secs => p_seconds))
 $function$;
 
 CREATE VIEW fleet.staged_but_halted AS

@@ -38,6 +38,5 @@ SELECT control.raise_policy_version_v1();
 SELECT channel_id, application_id, name, arch, changeset_id FROM control.channels WHERE channel_id = $1 FOR NO KEY UPDATE;
 
 -- name: lock_group
-SELECT group_id, application_id, name, position, channel_name, pinned_version, selector, policy, updates_enabled
-  FROM control.groups
- WHERE group_id = $1 FOR NO KEY UPDATE;
+SELECT group_id, application_id, name, position, channel_name, pinned_version, selector, policy, updates_enabled, owner, contact
+  FROM control.groups WHERE group_id = $1 FOR NO KEY UPDATE;

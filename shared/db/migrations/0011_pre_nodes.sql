@@ -1,2 +1,195 @@
--- Nothing yet.
-SELECT 1;
+-- What operators do with nodes: groups that choose them anew, names and facts, nodes that are gone, polls that are watched.
+
+-- Contacts are written all the time: an index over their time would make each of them a write to the index as well.
+DROP INDEX fleet.nodes_by_contact;
+CREATE INDEX nodes_by_machine ON fleet.nodes (application_id, machine_id text_pattern_ops);
+CREATE INDEX nodes_gone ON fleet.nodes (node_id) WHERE gone_at IS NOT NULL;
+
+-- fleet.facts_of_v1: all that is known of a node; the rule of shared.domain.selector.known_facts.
+CREATE FUNCTION fleet.facts_of_v1(n fleet.nodes) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT n.imported_facts || jsonb_strip_nulls(jsonb_build_object('alias', n.alias)) || n.facts
+           || jsonb_strip_nulls(jsonb_build_object('version', n.version, 'arch', n.arch))
+$$;
+
+-- fleet.version_key_v1: text that sorts like a version's numbers.
+CREATE FUNCTION fleet.version_key_v1(p_version text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(string_agg(lpad(part.number, 10, '0'), '.' ORDER BY part.place), '') || ' ' || p_version
+      FROM regexp_split_to_table(p_version, '[^0-9]+') WITH ORDINALITY AS part(number, place)
+$$;
+
+-- fleet.assign_groups_v1: puts the nodes of an application into the groups that they belong to now: the one that names them,
+-- else the one that was chosen for their key, which is the JSON array of their values of p_facts. Returns how many moved.
+-- Locks: nodes in order of id.
+CREATE FUNCTION fleet.assign_groups_v1(
+    p_application_id uuid, p_facts text[], p_keys text[], p_group_ids uuid[], p_node_ids uuid[] DEFAULT NULL
+) RETURNS bigint LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    moved bigint;
+BEGIN
+    WITH keyed AS (
+        SELECT * FROM unnest(p_keys, p_group_ids) AS u(key, group_id)
+    ), wanted AS MATERIALIZED (
+        SELECT n.node_id, coalesce(named.group_id, keyed.group_id) AS group_id
+          FROM fleet.nodes n
+          LEFT JOIN control.group_nodes named ON named.application_id = n.application_id AND named.machine_id = n.machine_id
+         CROSS JOIN LATERAL (SELECT fleet.facts_of_v1(n) AS facts OFFSET 0) AS known
+          LEFT JOIN keyed ON keyed.key = to_jsonb(ARRAY(SELECT known.facts ->> u.fact FROM unnest(p_facts) AS u(fact)))::text
+         WHERE n.application_id = p_application_id
+           AND (p_node_ids IS NULL OR n.node_id = ANY (p_node_ids))
+           AND n.group_id IS DISTINCT FROM coalesce(named.group_id, keyed.group_id)
+    ), locked AS MATERIALIZED (
+        SELECT n.node_id FROM fleet.nodes n JOIN wanted USING (node_id) ORDER BY n.node_id FOR NO KEY UPDATE OF n
+    )
+    UPDATE fleet.nodes n SET group_id = wanted.group_id
+      FROM wanted JOIN locked USING (node_id) WHERE n.node_id = wanted.node_id;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    RETURN moved;
+END
+$$;
+
+-- fleet.recall_nodes_v1: ends the open attempts of nodes that will not finish them, staged or not, each with its event: they
+-- stay in n, and are neither good nor bad. The callers hold the nodes' locks.
+CREATE FUNCTION fleet.recall_nodes_v1(p_node_ids uuid[], p_reason text, p_source text)
+RETURNS TABLE (node_id uuid, attempt_id uuid, changeset_id uuid, rollout_id uuid) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM 1 FROM fleet.attempts t WHERE t.node_id = ANY (p_node_ids) AND t.closed_at IS NULL
+      ORDER BY t.attempt_id FOR NO KEY UPDATE;
+    RETURN QUERY
+    WITH moved AS (
+        UPDATE fleet.attempts t SET state = 'recalled', reason = p_reason, changed_at = clock_timestamp(),
+               closed_at = clock_timestamp(), parked = false
+         WHERE t.node_id = ANY (p_node_ids) AND t.closed_at IS NULL
+        RETURNING t.*
+    ), told AS (
+        INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+        SELECT gen_random_uuid(), 'update.recalled.v1', p_source, 'nodes/' || m.node_id, m.node_id::text, clock_timestamp(),
+               jsonb_strip_nulls(jsonb_build_object(
+                   'node_id', m.node_id, 'machine_id', n.machine_id, 'application_id', m.application_id,
+                   'attempt_id', m.attempt_id, 'rollout_id', m.rollout_id, 'changeset_id', m.changeset_id,
+                   'group_id', m.group_id, 'arch', m.arch, 'from_version', m.from_version, 'to_version', m.to_version,
+                   'version', n.version, 'state_after', 'recalled', 'applied', true, 'reason', p_reason, 'source', 'control')),
+               m.attempt_id::text
+          FROM moved m JOIN fleet.nodes n ON n.node_id = m.node_id
+         ORDER BY m.attempt_id
+    )
+    SELECT moved.node_id, moved.attempt_id, moved.changeset_id, moved.rollout_id FROM moved;
+END
+$$;
+
+-- fleet.gone_v1: nodes that left for good; what they had open stays in n and out of k. Returns those that were there until now.
+-- Locks: nodes in order of id, then attempts.
+CREATE FUNCTION fleet.gone_v1(p_node_ids uuid[], p_event_ids uuid[], p_reason text, p_by text, p_source text)
+RETURNS SETOF uuid LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    going uuid[];
+BEGIN
+    SELECT coalesce(array_agg(here.node_id), '{}') INTO going FROM (
+        SELECT n.node_id FROM fleet.nodes n WHERE n.node_id = ANY (p_node_ids) AND n.gone_at IS NULL
+         ORDER BY n.node_id FOR NO KEY UPDATE) AS here;
+    UPDATE fleet.nodes n SET gone_at = clock_timestamp() WHERE n.node_id = ANY (going);
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    SELECT u.event_id, 'node.gone.v1', p_source, 'nodes/' || n.node_id, n.node_id::text, clock_timestamp(),
+           jsonb_strip_nulls(jsonb_build_object(
+               'node_id', n.node_id, 'machine_id', n.machine_id, 'application_id', n.application_id,
+               'attempt_id', a.attempt_id, 'changeset_id', a.changeset_id, 'rollout_id', a.rollout_id,
+               'reason', p_reason, 'by', p_by)),
+           a.attempt_id::text
+      FROM unnest(p_node_ids, p_event_ids) AS u(node_id, event_id)
+      JOIN fleet.nodes n ON n.node_id = u.node_id AND n.node_id = ANY (going)
+      LEFT JOIN fleet.attempts a ON a.node_id = n.node_id AND a.closed_at IS NULL
+     ORDER BY n.node_id;
+    PERFORM fleet.recall_nodes_v1(going, 'node gone', p_source);
+    RETURN QUERY SELECT unnest(going);
+END
+$$;
+
+-- fleet.returned_v1: nodes that were gone and polled since are back. Returns how many.
+CREATE FUNCTION fleet.returned_v1() RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    back bigint;
+BEGIN
+    WITH locked AS MATERIALIZED (
+        SELECT n.node_id FROM fleet.nodes n WHERE n.gone_at < n.last_contact_at ORDER BY n.node_id FOR NO KEY UPDATE
+    )
+    UPDATE fleet.nodes n SET gone_at = NULL FROM locked WHERE n.node_id = locked.node_id;
+    GET DIAGNOSTICS back = ROW_COUNT;
+    RETURN back;
+END
+$$;
+
+-- fleet.forget_v1: strikes a node from the fleet; its attempts stay, for they are evidence. Returns false where it is not there.
+CREATE FUNCTION fleet.forget_v1(p_node_id uuid, p_event_id uuid, p_reason text, p_by text, p_source text)
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    n fleet.nodes;
+BEGIN
+    SELECT * INTO n FROM fleet.nodes WHERE node_id = p_node_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM fleet.recall_nodes_v1(ARRAY[p_node_id], 'node forgotten', p_source);
+    DELETE FROM fleet.nodes WHERE node_id = p_node_id;
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data)
+    VALUES (p_event_id, 'node.changed.v1', p_source, 'nodes/' || p_node_id, p_node_id::text, clock_timestamp(),
+            jsonb_build_object('node_id', p_node_id, 'machine_id', n.machine_id, 'application_id', n.application_id,
+                               'forgotten', true, 'reason', p_reason, 'by', p_by));
+    RETURN true;
+END
+$$;
+
+-- fleet.describe_nodes_v1: what operators say of nodes: an alias (an empty one takes it away, NULL leaves it), and facts that are
+-- laid over those imported before (a null takes one away). Nodes that this changes nothing of are left alone; returns the others.
+-- With p_dry_run nothing is written.
+CREATE FUNCTION fleet.describe_nodes_v1(
+    p_node_ids uuid[], p_aliases text[], p_facts jsonb[], p_event_ids uuid[], p_reason text, p_by text, p_source text,
+    p_dry_run boolean DEFAULT false
+) RETURNS SETOF uuid LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    changing uuid[];
+BEGIN
+    PERFORM 1 FROM fleet.nodes n WHERE n.node_id = ANY (p_node_ids) ORDER BY n.node_id FOR NO KEY UPDATE;
+    WITH said AS (
+        SELECT n.node_id, u.event_id, u.alias AS said_alias, u.facts AS said_facts,
+               CASE WHEN u.alias IS NULL THEN n.alias ELSE nullif(u.alias, '') END AS alias,
+               jsonb_strip_nulls(n.imported_facts || coalesce(u.facts, '{}')) AS facts
+          FROM unnest(p_node_ids, p_aliases, p_facts, p_event_ids) AS u(node_id, alias, facts, event_id)
+          JOIN fleet.nodes n ON n.node_id = u.node_id
+         WHERE n.imported_facts <> jsonb_strip_nulls(n.imported_facts || coalesce(u.facts, '{}'))
+            OR n.alias IS DISTINCT FROM CASE WHEN u.alias IS NULL THEN n.alias ELSE nullif(u.alias, '') END
+    ), written AS (
+        UPDATE fleet.nodes n SET alias = said.alias, imported_facts = said.facts
+          FROM said WHERE n.node_id = said.node_id AND NOT p_dry_run
+        RETURNING n.node_id, n.machine_id, n.application_id, n.alias, said.event_id, said.said_alias, said.said_facts
+    ), told AS (
+        INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data)
+        SELECT w.event_id, 'node.changed.v1', p_source, 'nodes/' || w.node_id, w.node_id::text, clock_timestamp(),
+               jsonb_strip_nulls(jsonb_build_object(
+                   'node_id', w.node_id, 'machine_id', w.machine_id, 'application_id', w.application_id,
+                   'alias', CASE WHEN w.said_alias IS NOT NULL THEN w.alias END,
+                   'facts', nullif(jsonb_strip_nulls(coalesce(w.said_facts, '{}')), '{}'), 'reason', p_reason, 'by', p_by))
+          FROM written w ORDER BY w.node_id
+    )
+    SELECT coalesce(array_agg(said.node_id), '{}') INTO changing FROM said;
+    RETURN QUERY SELECT unnest(changing);
+END
+$$;
+
+-- fleet.watch_polls_v1: somebody watches polls until then, at least.
+CREATE FUNCTION fleet.watch_polls_v1(p_seconds double precision) RETURNS void LANGUAGE sql AS $$
+    UPDATE fleet.poll_watch SET until = greatest(until, clock_timestamp() + make_interval(secs => p_seconds))
+$$;
+
+-- fleet.sweep_polls_v1: polls that were watched a while ago are of no use any more.
+CREATE FUNCTION fleet.sweep_polls_v1(p_older_than interval) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    swept bigint;
+BEGIN
+    DELETE FROM fleet.watched_polls WHERE at < clock_timestamp() - p_older_than;
+    GET DIAGNOSTICS swept = ROW_COUNT;
+    RETURN swept;
+END
+$$;

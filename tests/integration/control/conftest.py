@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import sys
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -12,14 +16,19 @@ from typing import Any
 import aiohttp
 import asyncpg
 import pytest
+import structlog
 from aiohttp.test_utils import TestServer
+from click.testing import CliRunner, Result
 
+from services.cli.__main__ import cli
 from services.control.__main__ import keep_token
 from services.control.app import make_app
 from services.control.routes import STORE
 from services.control.settings import Settings
 from services.control.store import Store
 from services.control.tokens import Role
+from services.distribution.app import make_app as make_distribution
+from services.distribution.settings import Settings as DistributionSettings
 from shared.domain.identity import node_id_for
 from shared.settings import Secret
 
@@ -262,3 +271,71 @@ def events(pool):
 async def viewer(control, session, database_url) -> Operator:
     """Somebody who may only look."""
     return Operator(session, control.url, await keep_token(database_url, name="guest", role=Role.VIEWER))
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """Runs the command beside the event loop, like another process."""
+
+    options: tuple[str, ...]
+
+    async def run(self, *arguments: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, cli, [*self.options, *arguments])
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        """As a process of its own: in one process only one command can have the terminal."""
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("UNEVENTFUL_")}
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.cli", *self.options, *arguments,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environ,
+        )  # fmt: skip
+
+    async def json(self, *arguments: str) -> Any:
+        result = await self.run(*arguments, "--json")
+        assert result.exit_code == 0, (arguments, result.output)
+        return json.loads(result.stdout)
+
+    async def text(self, *arguments: str) -> str:
+        result = await self.run(*arguments)
+        assert result.exit_code == 0, (arguments, result.output)
+        return result.stdout
+
+    async def fails(self, status: int, *arguments: str) -> str:
+        result = await self.run(*arguments)
+        assert result.exit_code == status, (arguments, result.output)
+        assert result.stdout == ""
+        return result.stderr
+
+
+@pytest.fixture
+def quiet_services():
+    """The services run beside the command in one process here: their logs are not its output."""
+    with structlog.testing.capture_logs():
+        yield
+
+
+@pytest.fixture
+def terminal_with():
+    """Makes a terminal that is used with some options."""
+    return lambda *options: Terminal(options)
+
+
+@pytest.fixture
+async def distribution(database_url, tmp_path):
+    """A real distribution."""
+    settings = DistributionSettings(database_url=Secret(database_url), store_dir=str(tmp_path / "store"))
+    server = TestServer(make_distribution(settings))
+    await server.start_server(access_log=None)
+    yield str(server.make_url("")).rstrip("/")
+    await server.close()
+
+
+@pytest.fixture
+async def terminal(control, distribution, tmp_path, quiet_services) -> Terminal:
+    """An operator's terminal, which finds the services as it finds a running `up`."""
+    (tmp_path / "token").write_text(control.token + "\n")
+    services = {"control": {"url": control.url}, "distribution": {"url": distribution}}
+    (tmp_path / "ready.json").write_text(
+        json.dumps({"services": services, "token_file": str(tmp_path / "token"), "version": "more than we read"})
+    )
+    return Terminal(("--data", str(tmp_path)))

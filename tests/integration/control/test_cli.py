@@ -7,81 +7,11 @@ import hashlib
 import json
 import os
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import structlog
-from aiohttp.test_utils import TestServer
-from click.testing import CliRunner, Result
 
-from services.cli.__main__ import cli
-from services.distribution.app import make_app as make_distribution
-from services.distribution.settings import Settings as DistributionSettings
 from services.event_log.mover import Mover
-from shared.settings import Secret
-
-
-@dataclass(frozen=True)
-class Terminal:
-    """Runs the command beside the event loop, like another process."""
-
-    options: tuple[str, ...]
-
-    async def run(self, *arguments: str) -> Result:
-        return await asyncio.to_thread(CliRunner().invoke, cli, [*self.options, *arguments])
-
-    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        """As a process of its own: in one process only one command can have the terminal."""
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("UNEVENTFUL_")}
-        return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.cli", *self.options, *arguments,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environ,
-        )  # fmt: skip
-
-    async def json(self, *arguments: str) -> Any:
-        result = await self.run(*arguments, "--json")
-        assert result.exit_code == 0, (arguments, result.output)
-        return json.loads(result.stdout)
-
-    async def text(self, *arguments: str) -> str:
-        result = await self.run(*arguments)
-        assert result.exit_code == 0, (arguments, result.output)
-        return result.stdout
-
-    async def fails(self, status: int, *arguments: str) -> str:
-        result = await self.run(*arguments)
-        assert result.exit_code == status, (arguments, result.output)
-        assert result.stdout == ""
-        return result.stderr
-
-
-@pytest.fixture(autouse=True)
-def quiet_services():
-    """The services run beside the command in one process here: their logs are not its output."""
-    with structlog.testing.capture_logs():
-        yield
-
-
-@pytest.fixture
-async def distribution(database_url, tmp_path):
-    """A real distribution."""
-    settings = DistributionSettings(database_url=Secret(database_url), store_dir=str(tmp_path / "store"))
-    server = TestServer(make_distribution(settings))
-    await server.start_server(access_log=None)
-    yield str(server.make_url("")).rstrip("/")
-    await server.close()
-
-
-@pytest.fixture
-async def terminal(control, distribution, tmp_path) -> Terminal:
-    """An operator's terminal, which finds the services as it finds a running `up`."""
-    (tmp_path / "token").write_text(control.token + "\n")
-    services = {"control": {"url": control.url}, "distribution": {"url": distribution}}
-    (tmp_path / "ready.json").write_text(
-        json.dumps({"services": services, "token_file": str(tmp_path / "token"), "version": "more than we read"})
-    )
-    return Terminal(("--data", str(tmp_path)))
 
 
 @pytest.fixture
@@ -92,7 +22,7 @@ def payload(tmp_path):
     return path
 
 
-async def released(terminal: Terminal, payload, version: str = "2.0.0") -> dict[str, Any]:
+async def released(terminal, payload, version: str = "2.0.0") -> dict[str, Any]:
     """Everything that a rollout needs, by the command; what the promotion answered."""
     await terminal.json("app", "add", "os", "--omaha-id", "{ABC}")
     await terminal.json("changeset", "add", "os", version, "--arch", "x86_64", "--payload", str(payload), "--publish")
@@ -136,7 +66,7 @@ async def test_every_list_and_show_has_a_table_and_json(terminal, payload, fleet
         (("channel", "list"), "stable"),
         (("channel", "history", "stable"), "operator"),
         (("group", "list"), "allowed_bad_rate=0.02"),
-        (("group", "show", "all"), "poll_interval_s=2700.0"),
+        (("group", "show", "all"), "How often nodes are told to poll"),
         (("rollout", "list"), "running"),
         (("rollout", "show", "all"), "0 of 1 on 2.0.0, 1 left"),
         (("node", "list"), "machine-1"),
@@ -172,7 +102,9 @@ async def test_groups_are_changed(terminal, payload):
     await released(terminal, payload)
     for wrong in (("--policy", "max_attempts"), ("--select", "oem"), ("--everything", "--select", "oem=ec2")):
         assert "--" in await terminal.fails(2, "group", "set", "all", *wrong)
-    assert "effective policy" in await terminal.text("group", "set", "all", "--channel", "stable")
+    assert "stable" in await terminal.text("group", "set", "all", "--channel", "stable")
+    assert "only one that takes every node" in await terminal.fails(1, "group", "set", "all", "--select", "oem=ec2")
+    await terminal.json("group", "add", "os", "rest", "--channel", "stable", "--position", "9")
     changed = await terminal.json(
         "group", "set", "all", "--policy", "allowed_bad_rate=default", "--policy", "max_attempts=2",
         "--select", "oem=azure,ec2", "--disable", "--position", "7",
@@ -266,7 +198,7 @@ async def test_a_quarantine_is_lifted(terminal, payload, fleet_of, pool):
     assert lifted["quarantines"] == []
 
 
-async def test_refusals_and_silence_have_their_exit_codes(terminal, control, tmp_path):
+async def test_refusals_and_silence_have_their_exit_codes(terminal, terminal_with, control, tmp_path):
     """1 with the server's own words; 1 with a wrong token and what to do; 3 where nobody answers."""
     assert "uneventful app add" in await terminal.fails(1, "app", "show", "nobody")
     assert "changeset list" in await terminal.fails(1, "changeset", "show", "9.9.9")
@@ -274,35 +206,35 @@ async def test_refusals_and_silence_have_their_exit_codes(terminal, control, tmp
     with_json = await terminal.fails(1, "app", "show", "nobody", "--json")
     assert json.loads(with_json)["code"] == "not_found"
     (tmp_path / "wrong").write_text("une_" + "x" * 43)
-    stranger = Terminal(("--url", control.url, "--token-file", str(tmp_path / "wrong")))
+    stranger = terminal_with("--url", control.url, "--token-file", str(tmp_path / "wrong"))
     assert "--token-file" in await stranger.fails(1, "app", "list")
-    nobody = Terminal(("--url", "http://127.0.0.1:9"))
+    nobody = terminal_with("--url", "http://127.0.0.1:9")
     assert "cannot be reached" in await nobody.fails(3, "app", "list")
     assert "cannot be reached" in await nobody.fails(3, "app", "add", "os")
 
 
-async def test_a_server_that_is_no_control_is_said_so(terminal, distribution):
+async def test_a_server_that_is_no_control_is_said_so(terminal, terminal_with, distribution):
     """Not JSON, or not ours: a clear refusal, no traceback."""
-    result = await Terminal(("--url", distribution)).run("app", "list")
+    result = await terminal_with("--url", distribution).run("app", "list")
     assert result.exit_code == 1
     assert "nothing at" in result.stderr
 
 
-async def test_migrate(empty_database_url):
+async def test_migrate(empty_database_url, terminal_with):
     """The schema is brought up to date once; then there is nothing to do; an unknown server is unreachable."""
-    terminal = Terminal(())
+    terminal = terminal_with()
     first = await terminal.text("migrate", "--database-url", empty_database_url)
     assert "0001_pre_event_log.sql" in first
     assert (await terminal.json("migrate", "--database-url", empty_database_url))["applied"] == []
 
 
-async def test_the_command_as_a_process(terminal):
+async def test_the_command_as_a_process(terminal, terminal_with):
     """JSON on stdout, the exit code of the command, and nothing but the error on stderr."""
     process = await terminal.start("--json", "app", "list")
     stdout, _ = await process.communicate()
     assert process.returncode == 0
     assert json.loads(stdout) == {"items": []}
-    process = await Terminal(("--url", "http://127.0.0.1:9")).start("app", "list")
+    process = await terminal_with("--url", "http://127.0.0.1:9").start("app", "list")
     stdout, stderr = await process.communicate()
     assert (process.returncode, stdout) == (3, b"")
     assert stderr.startswith(b"Error: control at http://127.0.0.1:9 cannot be reached")
