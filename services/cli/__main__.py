@@ -20,6 +20,7 @@ LAZY = {
     "event": "services.cli.events:event",
     "group": "services.cli.groups:group",
     "halt": "services.cli.gates:halt",
+    "import": "services.cli.nebraska:import_from",
     "ledger": "services.cli.events:ledger",
     "migrate": "services.cli.migrate:migrate_database",
     "node": "services.cli.nodes:node",
