@@ -80,6 +80,14 @@ class MethodNotAllowed(UneventfulError):
     title = "Method not allowed"
 
 
+class NotAcceptable(UneventfulError):
+    """The client takes no media type in which the answer can be given."""
+
+    code = "not_acceptable"
+    status = 406
+    title = "Not acceptable"
+
+
 class Conflict(UneventfulError):
     """What is asked for does not fit the present state; look again, then decide."""
 

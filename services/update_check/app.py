@@ -13,7 +13,20 @@ from aiohttp import web
 
 from services.update_check.checks import Checks
 from services.update_check.contacts import ContactBook
+from services.update_check.dialect_store import write_floods
+from services.update_check.flood import FloodGuard, Rate
+from services.update_check.graph_routes import APPLICATION, RELEASES, ReleaseBook, add_graph_routes
 from services.update_check.keeper import SnapshotKeeper, postgres_is_away
+from services.update_check.native_routes import (
+    DETAILS,
+    DISTRIBUTION_URL,
+    IDS,
+    NODE_TOKENS,
+    POOL,
+    TOKENS_REQUIRED,
+    DetailsBook,
+    add_native_routes,
+)
 from services.update_check.path_secrets import PathGuard
 from services.update_check.routes import (
     CHECKS,
@@ -33,12 +46,15 @@ from shared.clock import SystemClock
 from shared.db.migrate import check_schema
 from shared.db.pool import create_pool
 from shared.fleet import FleetReporter
+from shared.fleet.node_tokens import NodeTokenCheck
 from shared.ids import SystemIds
 from shared.web import HEALTH, background, new_app
 
 CONTACTS = web.AppKey("CONTACTS", ContactBook)
 SPOOL = web.AppKey("SPOOL", Spool)
+FLOODS = web.AppKey("FLOODS", FloodGuard)
 DRAIN_EVERY_S = 0.5
+FLOODS_EVERY_S = 2.0
 
 _log = structlog.get_logger()
 
@@ -48,7 +64,12 @@ def make_app(settings: Settings) -> web.Application:
     app = new_app(name="update_check", max_body_bytes=MAX_BODY_BYTES, bare=True)
     app[TRUST_FORWARDED_FOR] = settings.trust_forwarded_for
     app[PATH_GUARD] = PathGuard(settings.omaha_secret, required=settings.require_path_secret)
+    app[APPLICATION] = settings.cincinnati_application
+    app[TOKENS_REQUIRED] = settings.require_node_tokens
+    app[DISTRIBUTION_URL] = settings.distribution_url
     add_routes(app)
+    add_graph_routes(app)
+    add_native_routes(app)
 
     async def parts(app: web.Application) -> AsyncIterator[None]:
         clock, ids = SystemClock(), SystemIds()
@@ -77,7 +98,17 @@ def make_app(settings: Settings) -> web.Application:
             )
             spool = Spool(Path(settings.spool_dir), max_bytes=settings.spool_max_bytes)
             watch = PollWatch(pool, keeper, clock)
-            checks = Checks(pool, keeper, reporter, contacts, spool, watch=watch, ids=ids, clock=clock)
+            floods = FloodGuard(
+                machine=Rate(settings.flood_machine_per_minute, settings.flood_machine_burst),
+                address=Rate(settings.flood_address_per_minute, settings.flood_address_burst),
+            )
+            checks = Checks(pool, keeper, reporter, contacts, spool, watch=watch, floods=floods, ids=ids, clock=clock)
+            app[POOL], app[IDS], app[FLOODS] = pool, ids, floods
+            app[RELEASES], app[DETAILS], app[NODE_TOKENS] = (
+                ReleaseBook(pool, clock),
+                DetailsBook(pool),
+                NodeTokenCheck(pool, clock),
+            )
             app[KEEPER], app[CONTACTS], app[SPOOL], app[CHECKS], app[CLOCK] = keeper, contacts, spool, checks, clock
             app[WATCH] = watch
             # What an earlier life left behind is older than anything that can be said now.
@@ -116,9 +147,22 @@ def make_app(settings: Settings) -> web.Application:
                     if not postgres_is_away(error):
                         raise
 
+    async def tell_floods(app: web.Application) -> None:
+        while True:
+            await asyncio.sleep(FLOODS_EVERY_S)
+            floods = app[FLOODS].drain()
+            if floods:
+                try:
+                    await write_floods(app[POOL], floods, app[CLOCK].now())
+                except Exception as error:
+                    if not postgres_is_away(error):
+                        raise
+                    app[FLOODS].put_back(floods)
+
     app.cleanup_ctx.append(parts)
     app.cleanup_ctx.append(background("snapshot", keep))
     app.cleanup_ctx.append(background("contacts", write_contacts))
     app.cleanup_ctx.append(background("watch", watch_polls))
     app.cleanup_ctx.append(background("spool", drain))
+    app.cleanup_ctx.append(background("floods", tell_floods))
     return app

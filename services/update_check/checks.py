@@ -14,6 +14,7 @@ from services.update_check import store
 from services.update_check.configuration import RolloutView
 from services.update_check.contacts import ContactBook
 from services.update_check.decide import Decision, Offer, decide
+from services.update_check.flood import FloodGuard
 from services.update_check.keeper import SnapshotKeeper, postgres_is_away
 from services.update_check.poll import Poll, contact_of, observation_of
 from services.update_check.spool import Spool
@@ -33,6 +34,7 @@ from shared.observability.metrics import METRICS
 
 DECISIONS = METRICS.counter("uneventful_update_decisions", "Polls judged, by what came of them.", ("decision",))
 SPOOLED = METRICS.counter("uneventful_reports_spooled", "Reports kept on disk since Postgres was away.")
+FLOODED = METRICS.counter("uneventful_reports_flooded", "Reports dropped since too many came, by whom.", ("kind",))
 
 RETRY_LATER_S = 300.0
 """How long a refusal because of failed attempts is remembered at most before the database is asked again."""
@@ -81,6 +83,7 @@ class Checks:
         spool: Spool,
         *,
         watch: PollWatch,
+        floods: FloodGuard,
         ids: IdSource,
         clock: Clock,
     ) -> None:
@@ -90,6 +93,7 @@ class Checks:
         self._contacts = contacts
         self._spool = spool
         self._watch = watch
+        self._floods = floods
         self._ids = ids
         self._clock = clock
         self._grants: dict[uuid.UUID, GroupCommit[tuple[int, GrantRequest], GrantResult]] = {}
@@ -106,6 +110,11 @@ class Checks:
             Unavailable: A report could be made durable neither in Postgres nor in the spool.
         """
         attempt = self._keeper.standings.attempts.get(poll.key)
+        if poll.news and self._is_flood(poll):
+            # Answered as any other, and forgotten: a report that nobody needs is no error of the node.
+            if self._keeper.watched:
+                self._watch.polled(poll, Reason.FLOODED.value)
+            return WITHHELD[Reason.FLOODED] if poll.asks else None
         if poll.news:
             await self._record(poll.key, [observation_of(poll, news, self._ids.uuid7()) for news in poll.news])
         elif attempt is not None and attempt.boot_id != poll.boot_id:
@@ -126,6 +135,13 @@ class Checks:
             self._watch.polled(poll, label[0])
         DECISIONS.add(1, label)
         return answer
+
+    def _is_flood(self, poll: Poll) -> bool:
+        application_id, machine_id = poll.key
+        kind = self._floods.take(application_id, machine_id, poll.address, self._clock.monotonic())
+        if kind is not None:
+            FLOODED.add(len(poll.news), (kind.value,))
+        return kind is not None
 
     async def drain_spool(self) -> int:
         """Bring what was spooled to Postgres; raises while Postgres is away."""

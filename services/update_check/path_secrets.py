@@ -76,7 +76,7 @@ class PathGuard:
             return None
         secret = minted.get(digest)
         if secret is None:
-            raise PathUnknown("there is no such path secret: see `uneventful node-token list`")
+            raise PathUnknown("there is no such path secret: see `uneventful node token list`")
         if secret.revoked:
             raise PathRefused("this path secret was revoked: mint another one for the node")
         if secret.expires_at is not None and secret.expires_at <= now:

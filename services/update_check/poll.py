@@ -68,6 +68,11 @@ def told_first(told: Callable[[str], str | None], imported: Mapping[str, str] | 
     return fact
 
 
+def without_asking(poll: Poll) -> Poll:
+    """The same, of a node that only says that it is there."""
+    return msgspec.structs.replace(poll, asks=False)
+
+
 def contact_of(poll: Poll, event_id: uuid.UUID) -> Observation:
     """What the request itself says, whatever is reported in it."""
     return observation_of(poll, News(kind=ObservationKind.POLL if poll.asks else ObservationKind.PING), event_id)

@@ -47,14 +47,14 @@ _log = structlog.get_logger()
 async def update(http: web.Request) -> web.Response:
     """``POST /v1/update``: any number of ``<app>``s, each with events, ping and update check, handled in this order."""
     try:
-        secret = _secret(http)
+        secret = secret_of(http)
         body = await read_body(http, max_bytes=MAX_BODY_BYTES, timeout_s=REQUEST_TIMEOUT_S)
         request = parse_request(body)
         if secret is not None:
             _check_secret(http, secret, request)
     except (OmahaMalformed, OmahaRefused, PathRefused, PathUnknown) as error:
         REQUESTS.add(1, (error.code,))
-        peer = _address(http)
+        peer = address_of(http)
         http.app[WATCH].rejected(DIALECT, error.code, address=peer, detail=error.message)
         _log.warning("omaha.rejected", peer=peer, code=error.code, detail=error.message)
         return problem_response(error)
@@ -78,7 +78,7 @@ async def _answer(http: web.Request, request: Request, app: App) -> bytes:
     parts = http.app
     application = parts[KEEPER].configuration.by_omaha_id.get(normalise_app_id(app.appid))
     if application is None:
-        peer = _address(http)
+        peer = address_of(http)
         parts[WATCH].rejected(
             DIALECT,
             Rejection.UNKNOWN_APPLICATION.value,
@@ -97,8 +97,8 @@ async def _answer(http: web.Request, request: Request, app: App) -> bytes:
             app,
             application,
             at=parts[CLOCK].now(),
-            address=_address(http),
-            traceparent=_traceparent(http),
+            address=address_of(http),
+            traceparent=traceparent_of(http),
             imported=parts[KEEPER].standings.imported_of(application.application_id, app.machineid),
         )
         outcome = await parts[CHECKS].check(poll)
@@ -109,7 +109,7 @@ async def _answer(http: web.Request, request: Request, app: App) -> bytes:
         parts[WATCH].rejected(
             DIALECT,
             Rejection.UNIDENTIFIED.value,
-            address=_address(http),
+            address=address_of(http),
             application=application.name,
             machine_id=app.machineid,
             version=app.version,
@@ -123,8 +123,13 @@ async def _answer(http: web.Request, request: Request, app: App) -> bytes:
     return acknowledged_app(app.appid, ping=app.ping, events=len(app.events))
 
 
-def _secret(http: web.Request) -> PathSecret | None:
-    """The minted secret in the path; None where the path serves any node."""
+def secret_of(http: web.Request) -> PathSecret | None:
+    """The minted secret in the path; None where the path serves any node.
+
+    Raises:
+        PathUnknown: The path serves nobody.
+        PathRefused: Its secret is not in force any more.
+    """
     parts = http.app
     given = http.match_info.get("secret")
     if given is None:
@@ -141,12 +146,14 @@ def _check_secret(http: web.Request, secret: PathSecret, request: Request) -> No
         check_machine(secret, application.application_id if application is not None else None, app.machineid)
 
 
-def _traceparent(http: web.Request) -> str | None:
+def traceparent_of(http: web.Request) -> str | None:
+    """The caller's trace, where it sends a well-formed one."""
     given = http.headers.get("traceparent")
     return given if given is not None and _TRACEPARENT.fullmatch(given) else None
 
 
-def _address(http: web.Request) -> str | None:
+def address_of(http: web.Request) -> str | None:
+    """Where the request comes from."""
     if http.app[TRUST_FORWARDED_FOR]:
         forwarded = http.headers.get("X-Forwarded-For")
         if forwarded:

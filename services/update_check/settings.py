@@ -38,6 +38,33 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     trust_forwarded_for: Annotated[
         bool, msgspec.Meta(description="Take a node's address from the last entry of X-Forwarded-For, behind a proxy.")
     ] = False
+    cincinnati_application: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1, max_length=64, description="The application that /v1/graph is about, by name or id."
+        ),
+    ] = "fedora-coreos"
+    require_node_tokens: Annotated[
+        bool, msgspec.Meta(description="Answer native checks only with a node's token, which /v1/enrol gives.")
+    ] = False
+    flood_machine_per_minute: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0, le=1e6, description="Requests with reports that one machine id may send in a minute; 0: no limit."
+        ),
+    ] = 30.0
+    flood_machine_burst: Annotated[
+        int, msgspec.Meta(ge=1, le=1_000_000, description="How many of them it may send at once.")
+    ] = 60
+    flood_address_per_minute: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0, le=1e6, description="Requests with reports that one address may send in a minute; 0: no limit."
+        ),
+    ] = 600.0
+    flood_address_burst: Annotated[
+        int, msgspec.Meta(ge=1, le=1_000_000, description="How many of them it may send at once.")
+    ] = 2_000
     snapshot_max_age_s: Annotated[
         float, msgspec.Meta(ge=1, le=60, description="A snapshot older than this means: no update now.")
     ] = 5.0

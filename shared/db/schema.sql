@@ -1758,7 +1758,10 @@ BEGIN
         END IF;
 
         is_closed := a.attempt_id IS NULL OR a.closed_at IS NOT NULL;
-        rebooted := a.attempt_id IS NOT NULL AND r.boot_id <> a.boot_id AND (in_order OR NOT boot_is_new);
+        -- A node that tells no boot id and is back on its old version seems to be in the boot of the offer.
+        rebooted := a.attempt_id IS NOT NULL
+                    AND ((r.boot_id <> a.boot_id AND (in_order OR NOT boot_is_new))
+                         OR (boot_is_new AND in_order AND r.boot_id LIKE 'unknown-%'));
         moves := '{}';
         states := '{}';
         move_reason := r.reason;

@@ -185,6 +185,9 @@ def _move(
     if attempt is None:
         return _NOTHING if kind in _NO_NEWS else _Move((kind.value,), applied=False, reason="no_attempt")
     rebooted = report.boot_id != attempt.boot_id and (in_order or not boot_is_new)
+    if boot_is_new and in_order and report.boot_id.startswith("unknown-"):
+        # Of a node that tells no boot id: back on its old version it seems to be in the boot of the offer.
+        rebooted = True
     on_target = report.version == attempt.to_version
     if attempt.state.closed:
         return _late(node, attempt, report, rebooted=rebooted, came_back=boot_is_new and in_order)

@@ -45,6 +45,7 @@ class Reason(enum.StrEnum):
     ANALYSIS_LAGS = "analysis_lags"
     REPORTS_SPOOLED = "reports_spooled"
     NODE_UNKNOWN = "node_unknown"
+    FLOODED = "flooded"
     POSTGRES_AWAY = "postgres_away"
 
 
@@ -88,6 +89,7 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     Reason.ANALYSIS_LAGS: "The judgement of rollouts is not up to date, so nothing is offered.",
     Reason.REPORTS_SPOOLED: "Reports wait on disk to be written to Postgres; nothing is offered before they are.",
     Reason.NODE_UNKNOWN: "It was not recorded yet; it is judged anew at its next poll.",
+    Reason.FLOODED: "Its machine id or its address sends more reports than a node has to tell; these were dropped.",
     Reason.POSTGRES_AWAY: "Postgres did not answer, so nothing was offered.",
 }
 """What each answer means, in words; ``docs/reference/answers.md`` says what to do about it."""

@@ -86,7 +86,7 @@ $$;
 -- Of a machine.
 CREATE INDEX node_tokens_by_machine ON control.node_tokens (application_id, machine_id) WHERE kind = 'node';
 
--- fleet.report_v1 again: it also notes which dialect a node speaks.
+-- fleet.report_v1 again: it also notes which dialect a node speaks, and sees a node that tells no boot id come back.
 CREATE OR REPLACE FUNCTION fleet.report_v1(
     p_event_ids uuid[], p_kinds text[], p_sources text[], p_node_ids uuid[], p_application_ids uuid[],
     p_machine_ids text[], p_group_ids uuid[], p_versions text[], p_arches text[], p_boot_ids text[],
@@ -255,7 +255,10 @@ BEGIN
         END IF;
 
         is_closed := a.attempt_id IS NULL OR a.closed_at IS NOT NULL;
-        rebooted := a.attempt_id IS NOT NULL AND r.boot_id <> a.boot_id AND (in_order OR NOT boot_is_new);
+        -- A node that tells no boot id and is back on its old version seems to be in the boot of the offer.
+        rebooted := a.attempt_id IS NOT NULL
+                    AND ((r.boot_id <> a.boot_id AND (in_order OR NOT boot_is_new))
+                         OR (boot_is_new AND in_order AND r.boot_id LIKE 'unknown-%'));
         moves := '{}';
         states := '{}';
         move_reason := r.reason;

@@ -164,6 +164,18 @@ def test_without_an_attempt_news_are_recorded():
     assert (told.moves, told.applied, told.reason) == (("failed",), False, "no_attempt")
 
 
+def test_a_node_without_boot_ids_that_goes_back_has_rolled_back():
+    """It seems to be in the boot of the offer again, but it has been seen in another one since."""
+    taken = attempt(State.COMMITTED, boot_id=f"unknown-{OLD}")
+    node = replace(NODE, version=NEW, boot_id=f"unknown-{NEW}", former_boot_ids=(f"unknown-{OLD}",))
+    effect = observe(node, taken, say(Kind.POLL, OLD, f"unknown-{OLD}", source=Source.CINCINNATI), EVERY)
+    assert (effect.moves, effect.quarantined) == (("rolled_back",), True)
+    here = replace(NODE, boot_id=f"unknown-{OLD}")
+    waits = attempt(State.OFFERED, boot_id=f"unknown-{OLD}")
+    again = observe(here, waits, say(Kind.POLL, OLD, f"unknown-{OLD}", source=Source.CINCINNATI), EVERY)
+    assert (again.moves, again.attempt) == ((), waits)
+
+
 def test_a_boot_id_that_returns_tells_a_clone():
     """From then on nothing that either machine says moves anything; made-up boot ids tell nothing."""
     node = replace(NODE, boot_id="b", former_boot_ids=("a", "unknown-1"))
