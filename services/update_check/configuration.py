@@ -13,7 +13,7 @@ from services.update_check.withheld import WITHHELD, Withheld
 from shared.domain.reasons import Reason
 from shared.domain.rollout import Purpose
 from shared.domain.scheme import VersionScheme
-from shared.domain.selector import Selector, matches
+from shared.domain.selector import Selector, first_match
 from shared.domain.version import is_newer
 from shared.domain.windows import Windows, opening
 
@@ -197,8 +197,6 @@ class GroupView:
     updates_enabled: bool
     poll_interval_s: int
     rollouts: Mapping[str, ArchRollouts]
-    names_nodes: bool = False
-    """Whether nodes are named one by one; then an empty selector adds no others."""
     pinned_version: str | None = None
 
 
@@ -212,34 +210,32 @@ class ApplicationView:
     groups: tuple[GroupView, ...]
     selecting_facts: tuple[str, ...]
     """The facts that any selector names, sorted: two nodes that agree on these match the same selectors."""
-    named: Mapping[str, int] = field(default_factory=dict)
-    """Machine ids that groups name, with the place of the first such group in ``groups``."""
+    named: Mapping[str, GroupView] = field(default_factory=dict)
+    """Machine ids that a group names: it has them whatever their facts are."""
     observe_only: bool = False
     scheme: VersionScheme = VersionScheme.FLATCAR
-    _by_facts: dict[tuple[str | None, ...], int | None] = field(default_factory=dict, repr=False, compare=False)
+    _by_facts: dict[tuple[str | None, ...], GroupView | None] = field(default_factory=dict, repr=False, compare=False)
 
     def group_of(self, fact: Callable[[str], str | None], machine_id: str) -> GroupView | None:
-        """The first group that matches or names the node; ``fact`` tells a fact by name, None where it is unknown."""
-        key = tuple(map(fact, self.selecting_facts))
-        try:
-            place = self._by_facts[key]
-        except KeyError:
-            known = dict(zip(self.selecting_facts, key, strict=True))
-            place = next((n for n, group in enumerate(self.groups) if _selects(group, known)), None)
-            if len(self._by_facts) >= MAX_REMEMBERED:
-                self._by_facts.clear()
-            self._by_facts[key] = place
+        """The group that names the node, else the first that selects it: `shared.domain.selector.assign`, remembered.
+
+        Args:
+            fact: Tells a fact by name; None where it is unknown.
+            machine_id: What the node calls itself.
+        """
         if self.named:
             named = self.named.get(machine_id)
-            if named is not None and (place is None or named < place):
-                place = named
-        return self.groups[place] if place is not None else None
-
-
-def _selects(group: GroupView, known: Mapping[str, str | None]) -> bool:
-    if group.names_nodes and not group.selector:
-        return False
-    return matches(group.selector, known)
+            if named is not None:
+                return named
+        key = tuple(map(fact, self.selecting_facts))
+        try:
+            return self._by_facts[key]
+        except KeyError:
+            group = first_match(self.groups, dict(zip(self.selecting_facts, key, strict=True)))
+            if len(self._by_facts) >= MAX_REMEMBERED:
+                self._by_facts.clear()
+            self._by_facts[key] = group
+            return group
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,13 +244,11 @@ class Named:
 
     Attributes:
         machines: By application: machine ids that groups name, with the group.
-        groups: The groups that name any.
         dead_ends: By application and arch: versions that no update leads away from.
         path_secrets: Of Omaha's path, by their digests.
     """
 
     machines: Mapping[uuid.UUID, Mapping[str, uuid.UUID]] = field(default_factory=dict)
-    groups: frozenset[uuid.UUID] = frozenset()
     dead_ends: Mapping[tuple[uuid.UUID, str], frozenset[str]] = field(default_factory=dict)
     path_secrets: Mapping[bytes, PathSecret] = field(default_factory=dict)
 

@@ -153,7 +153,11 @@ def _shut(rollout: RolloutView) -> Withheld | None:
 
 def _is_held(rollout: RolloutView, poll: Poll) -> bool:
     """Whether the node belongs to a segment that is held: unless it tells a fact of it with another value."""
-    return any(
-        all(told is None or told == value for told, value in ((poll.fact(name), value) for name, value in segment))
-        for segment in rollout.holds
-    )
+    for segment in rollout.holds:
+        for name, value in segment:
+            told = poll.fact(name)
+            if told is not None and told != value:
+                break
+        else:
+            return True
+    return False

@@ -26,9 +26,10 @@ from services.update_check.configuration import (
 from services.update_check.path_secrets import PathSecret
 from services.update_check.standing import NodeKey, OpenAttempt
 from shared.db.queries import Queries
-from shared.domain.policy import Expedition, Order, Policy
+from shared.domain.policy import TO_BOOT_S, Expedition, Order, Policy
 from shared.domain.rollout import SERVING, Purpose, RolloutState
 from shared.domain.scheme import VersionScheme
+from shared.domain.selector import selecting_facts
 from shared.domain.version import Version, parse
 from shared.domain.windows import Windows
 from shared.omaha.response import TOKEN, Package, UpdateAnswer
@@ -164,7 +165,6 @@ async def read_configuration(
                     arch: arch_rollouts(views, named.dead_ends.get((application_id, arch), frozenset()))
                     for arch, views in rollouts.get(group_id, {}).items()
                 },
-                names_nodes=group_id in named.groups,
                 pinned_version=row["pinned_version"],
             )
         )
@@ -176,17 +176,17 @@ async def read_configuration(
 
 
 def _application(row: asyncpg.Record, groups: Sequence[GroupView], named: Named) -> ApplicationView:
-    places = {group.group_id: place for place, group in enumerate(groups)}
+    by_id = {group.group_id: group for group in groups}
     return ApplicationView(
         application_id=row["application_id"],
         name=row["name"],
         omaha_id=row["omaha_id"],
         groups=tuple(groups),
-        selecting_facts=tuple(sorted({name for group in groups for name in group.selector})),
+        selecting_facts=selecting_facts(groups),
         named={
-            machine_id: places[group_id]
+            machine_id: by_id[group_id]
             for machine_id, group_id in named.machines.get(row["application_id"], {}).items()
-            if group_id in places
+            if group_id in by_id
         },
         observe_only=row["observe_only"],
         scheme=VersionScheme(row["version_scheme"]),
@@ -202,7 +202,6 @@ async def _read_named(connection: Connection) -> Named:
         dead_ends[row["application_id"], row["arch"]].add(row["version"])
     return Named(
         machines=machines,
-        groups=frozenset(group_id for of_application in machines.values() for group_id in of_application.values()),
         dead_ends={key: frozenset(versions) for key, versions in dead_ends.items()},
         path_secrets={
             row["token_sha256"]: PathSecret(
@@ -301,6 +300,7 @@ def _rollout(
         pace_cap=pace_cap,
         probation_s=policy.probation_s,
         silence_s=policy.silence_deadline_s,
+        expected_s=TO_BOOT_S + policy.probation_s,
         ondemand_jumps_waves=policy.ondemand_jumps_waves,
         download_rate=policy.download_rate,
         failure_domain=policy.failure_domain,

@@ -39,6 +39,8 @@ async def make_world(
     payload: bytes = b"payload",
     fleet_size: int = 1000,
     supersede: bool = True,
+    purpose: str = "update",
+    leaves_version: str | None = None,
 ) -> World:
     """Insert one of each, ready to be offered; ``pace`` is the changeset's and, unless given, the group's.
 
@@ -91,8 +93,8 @@ async def make_world(
     parameters = freeze(Policy(), fleet_size=fleet_size, group_size=fleet_size)
     await connection.execute(
         "INSERT INTO control.rollouts (rollout_id, group_id, changeset_id, application_id, arch, state, pace, policy, "
-        "parameters, running_since) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, "
-        "CASE WHEN $6 <> 'created' THEN now() END)",
+        "parameters, running_since, purpose, leaves_version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, "
+        "CASE WHEN $6 <> 'created' THEN now() END, $10, $11)",
         rollout_id,
         group_id,
         changeset_id,
@@ -102,6 +104,8 @@ async def make_world(
         pace if group_pace is None else group_pace,
         policy or {},
         parameters,
+        purpose,
+        leaves_version,
     )
     await connection.fetchval("SELECT control.raise_policy_version_v1()")
     return World(

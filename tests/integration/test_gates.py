@@ -64,7 +64,9 @@ async def say(place, world, kind, nodes, *, names=None, version=OLD, boot="a", a
         await record(place, observations)
 
 
-async def ask(place, rollout_id: uuid.UUID, nodes: list[uuid.UUID], *, policy_version: int | None = None, boot="a"):
+async def ask(
+    place, rollout_id: uuid.UUID, nodes: list[uuid.UUID], *, policy_version: int | None = None, boot="a", version=OLD
+):
     """Ask for offers, as update_check does; returns (status, attempt id, token) of each."""
     rows = await place.fetch(
         "SELECT status, attempt_id, token FROM fleet.grant_v2($1, coalesce($2, (SELECT policy_version FROM "
@@ -75,7 +77,7 @@ async def ask(place, rollout_id: uuid.UUID, nodes: list[uuid.UUID], *, policy_ve
         [uuid.uuid4() for _ in nodes],
         [uuid.uuid4().hex for _ in nodes],
         [uuid.uuid4() for _ in nodes],
-        [OLD] * len(nodes),
+        [version] * len(nodes),
         [boot] * len(nodes),
         [datetime.now(UTC)] * len(nodes),
         [None] * len(nodes),
@@ -472,6 +474,29 @@ async def test_a_drill_is_for_its_machines(pool, world):
         one,
     )
     assert await statuses(pool, world, [one, two]) == ["granted", "no_rollout"]
+
+
+async def test_a_downgrade_that_commits_is_a_success(pool, world):
+    """The node goes back on purpose: no rollback, no quarantine, not then and not at later polls."""
+    nodes = await enrol(pool, world, 1)
+    assert await statuses(pool, world, nodes) == ["granted"]
+    await say(pool, world, ObservationKind.STAGED, nodes)
+    await say(pool, world, ObservationKind.COMMITTED, nodes, version=world.version, boot="b")
+    async with pool.acquire() as connection:
+        back = await make_world(
+            connection, version=OLD, purpose="downgrade", leaves_version=world.version, supersede=False
+        )
+    [(status, _, _)] = await ask(pool, back.rollout_id, nodes, boot="b", version=world.version)
+    assert status == "granted"
+    await say(pool, world, ObservationKind.STAGED, nodes, version=world.version, boot="b")
+    await say(pool, world, ObservationKind.COMMITTED, nodes, boot="c")
+    for boot in ("c", "d", "d"):
+        await say(pool, world, ObservationKind.POLL, nodes, boot=boot)
+
+    rows = await pool.fetch("SELECT to_version, state FROM fleet.attempts ORDER BY granted_at")
+    assert [tuple(row) for row in rows] == [(world.version, "committed"), (OLD, "committed")]
+    assert await pool.fetchval("SELECT count(*) FROM fleet.quarantine") == 0
+    assert (await types(pool, "update.%"))["update.rolled_back.v1"] == 0
 
 
 async def test_a_failure_domain_has_one_node_in_flight(pool):

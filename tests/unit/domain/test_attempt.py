@@ -146,6 +146,29 @@ def test_a_version_that_goes_back_in_a_new_boot_regressed():
     assert observe(NODE, committed, say(Kind.POLL, OLD, "c"), EVERY).moves == ()
 
 
+def test_going_back_on_purpose_is_a_success_and_no_rollback_of_what_was_left():
+    """A downgrade is an attempt like any other; what the node committed before is not looked at any more."""
+    on_new = NodeRow(version=NEW, boot_id="b", boot_seen_at=AT, former_boot_ids=("a",))
+    back = AttemptRow(state=State.STAGED, from_version=NEW, to_version=OLD, boot_id="b")
+    committed = observe(on_new, back, say(Kind.POLL, OLD, "c"), EVERY)
+    assert committed.moves == ("booted", "committed")
+    assert not committed.quarantined
+    assert committed.attempt is not None
+    for later in (say(Kind.POLL, OLD, "c", seconds=90), say(Kind.POLL, OLD, "d", seconds=90), say(Kind.PING, OLD, "e")):
+        effect = observe(committed.node, committed.attempt, later, EVERY)
+        assert (effect.moves, effect.quarantined) == ((), False)
+    again = observe(committed.node, committed.attempt, say(Kind.POLL, NEW, "d", seconds=90), EVERY)
+    assert (again.moves, again.reason) == (("rolled_back",), "version_regressed")
+
+
+def test_a_downgrade_whose_node_stays_on_what_it_should_leave_failed():
+    """It came back from the reboot on the version that was to be left: the older changeset is not tried there again."""
+    on_new = NodeRow(version=NEW, boot_id="b", boot_seen_at=AT, former_boot_ids=("a",))
+    back = AttemptRow(state=State.STAGED, from_version=NEW, to_version=OLD, boot_id="b")
+    effect = observe(on_new, back, say(Kind.POLL, NEW, "c"), EVERY)
+    assert (effect.moves, effect.quarantined) == (("rolled_back",), True)
+
+
 def test_waiting_is_told_at_most_so_often():
     """So that a replay sees what the live fold saw, and the ledger is not filled."""
     first = observe(NODE, attempt(State.STAGED), say(Kind.POLL, seconds=0), EVERY)

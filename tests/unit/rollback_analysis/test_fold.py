@@ -128,6 +128,17 @@ def story():
 # Starts and outcomes
 
 
+def test_going_back_on_purpose_is_good_for_where_it_leads_and_nothing_for_what_it_leaves(story):
+    """A node that committed a changeset and later its downgrade is one good outcome of each."""
+    story.rollout("older", "back")
+    story.node("n", OFFERED, STAGED, BOOTED, COMMITTED)
+    story.node("n", OFFERED, STAGED, BOOTED, COMMITTED, changeset="older", rollout="back")
+    assert story.counts() == counts(started=1, good=1)
+    assert story.counts("older") == counts(started=1, good=1)
+    story.wait(40_000)
+    assert (story.of(Halt), story.of(Expire)) == ([], [])
+
+
 def test_started_only_from_the_boot(story):
     """Offered, downloading and staged attempts are in neither n nor k; the boot starts, the commit is good."""
     for kind in (OFFERED, UpdateKind.DOWNLOAD_STARTED, UpdateKind.DOWNLOADED, STAGED, AWAITED):

@@ -19,6 +19,7 @@ from services.update_check.configuration import (
 )
 from services.update_check.store import arch_rollouts
 from shared.domain.rollout import Purpose
+from shared.domain.selector import NOBODY, assign
 from shared.domain.windows import Weekday, WeeklyWindow, Windows
 
 FACTS = ("arch", "oem", "track")
@@ -90,23 +91,18 @@ def test_nodes_that_make_up_facts_fill_no_memory():
     assert len(rollouts._picked) <= 4096
 
 
-def test_a_named_node_is_in_its_group_unless_an_earlier_one_selects_it():
-    """Groups are tried in order; a group that only names nodes has no others."""
-    canary, named, rest = (
-        group("canary", {"track": ("beta",)}),
-        replace(group("named", {}), names_nodes=True),
-        group("rest", {}),
-    )
-    app = replace(application(canary, named, rest), named={"m1": 1, "m2": 2})
-    place = {"m1": "named", "m2": "rest", "m3": "rest"}
-    for machine_id, name in place.items():
-        assert app.group_of({"track": "stable"}.get, machine_id).name == name
-        assert app.group_of({"track": "beta"}.get, machine_id).name == "canary"
-    both = replace(named, selector={"oem": ("ami",)})
-    assert application(both, rest).group_of({"oem": "ami"}.get, "m9").name == "named"
-    alone = replace(application(canary), named={"m1": 0})
-    assert alone.group_of({}.get, "m1").name == "canary"
-    assert alone.group_of({}.get, "m2") is None
+def test_a_named_node_is_in_the_group_that_names_it():
+    """Whatever its facts are; a group that only names nodes selects no others. The same as what operators are shown."""
+    canary, named, rest = group("canary", {"track": ("beta",)}), group("named", NOBODY), group("rest", {})
+    app = replace(application(canary, named, rest), named={"m1": named, "m2": rest})
+    for facts in ({"track": "beta"}, {"track": "stable"}, {}):
+        for machine_id in ("m1", "m2", "m3"):
+            names_it = app.named.get(machine_id)
+            known = {name: facts.get(name) for name in app.selecting_facts}
+            expected = assign(app.groups, None if names_it is None else names_it.group_id, known)
+            assert app.group_of(facts.get, machine_id) is expected
+    assert app.group_of({"track": "beta"}.get, "m1") is named
+    assert app.group_of({"track": "beta"}.get, "m3") is canary
 
 
 def view(version: str, **changes) -> RolloutView:
