@@ -17,6 +17,7 @@ from services.control.acting import ACTING, LOOKING, Acting
 from services.control.approving import ApprovalWanted
 from services.control.request_rules import (
     Tags,
+    answers_with,
     approval_of,
     check_query_names,
     check_role,
@@ -248,7 +249,7 @@ async def _answer(request: web.Request, route: Route, handler: Handler, acting: 
         # It needed no transaction, so it changed nothing: the condition is judged all the same.
         await acting.precondition()
     place_of_tag = tagged_path(route.path, _LOOKS)
-    same = place_of_tag is not None and _LOOKS[place_of_tag] == route.answer
+    same = place_of_tag is not None and answers_with(route.answer, _LOOKS[place_of_tag])
     if same and response.status == 200 and isinstance(response, web.Response) and isinstance(response.body, bytes):
         response.headers[hdrs.ETAG] = etag_of(response.body)
     return response

@@ -186,3 +186,8 @@ def tagged_path(template: str, looks: Mapping[str, str]) -> str | None:
         if shorter in looks and not looks[shorter].startswith("["):
             return shorter
     return None
+
+
+def answers_with(answer: str, target: str) -> bool:
+    """Whether an operation answers with its target as it is after it; ``XOrPreview`` is X, where it is no dry run."""
+    return answer in (target, f"{target}OrPreview")

@@ -10,7 +10,7 @@ from shared.errors import NotPermitted
 from shared.web import Principal
 
 # The nouns of paths, whose things belong to one application each.
-NOUNS: Final = frozenset({"approvals", "changesets", "channels", "groups", "holds", "nodes", "rollouts"})
+NOUNS: Final = frozenset({"approvals", "changesets", "channels", "groups", "holds", "node-tokens", "nodes", "rollouts"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ def list_of(schema: Schema) -> Schema:
 def or_null(schema: Schema) -> Schema:
     """The same, or null."""
     if "type" in schema and isinstance(schema["type"], str):
-        return {**schema, "type": [schema["type"], "null"]}
+        either = {**schema, "type": [schema["type"], "null"]}
+        return {**either, "enum": [*schema["enum"], None]} if "enum" in schema else either
     return {"anyOf": [schema, {"type": "null"}]}
 
 

@@ -28,5 +28,6 @@ ANSWERS: Final[dict[str, Schema]] = {
             applications=or_null({"type": "array", "items": ID}),
         ),
     ),
-    "Description": {"type": "string", "description": "This document."},
+    "Description": {"type": "object", "additionalProperties": True, "description": "This document."},
+    "Page": {"type": "string", "description": "This document, to be read by people."},
 }

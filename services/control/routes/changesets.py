@@ -103,5 +103,6 @@ ROUTES: Final = (
         "Changeset",
         "Let a halted changeset go on; its evidence starts anew, stricter.",
         requests.Because,
+        approvable=True,
     ),
 )

@@ -60,5 +60,6 @@ ROUTES: Final = (
         "PromotionResult",
         "Point a channel to a changeset and start a rollout in every group that follows it.",
         requests.Promotion,
+        approvable=True,
     ),
 )

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from services.control import requests
 from services.control.routes.route import STORE, by, get, page, path_id, post, query
-from shared.web import json_response, read_json
+from shared.web import Role, json_response, read_json
 
 
 async def add_node_token(request: web.Request) -> web.Response:
@@ -56,6 +56,8 @@ ROUTES: Final = (
         "Make an enrolment token of a group, or a path secret; it is shown this once.",
         requests.NewNodeToken,
         created=True,
+        role=Role.ADMIN,
+        secret=True,
     ),
     get("/node-tokens/{id}", show_node_token, "NodeToken", "One node token, without its secret."),
     post(
@@ -64,6 +66,7 @@ ROUTES: Final = (
         "NodeToken",
         "Take a node token out of force; services take it for ten seconds more at most.",
         requests.Because,
+        role=Role.ADMIN,
     ),
     get(
         "/floods",

@@ -122,6 +122,7 @@ ROUTES: Final = (
         "Rollout",
         "Let a paused, halted or braked rollout go on.",
         requests.Because,
+        approvable=True,
     ),
     post(
         "/rollouts/{id}/abort",

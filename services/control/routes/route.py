@@ -26,6 +26,7 @@ SESSION: Final = web.AppKey("SESSION", aiohttp.ClientSession)
 
 API: Final = "/api/v1"
 DRY_RUN: Final = "dry_run"
+PUBLIC_PATHS: Final = frozenset({f"{API}/", f"{API}/openapi.yaml"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Q = TypeVar("Q", bound=requests.Request)
@@ -33,7 +34,7 @@ Q = TypeVar("Q", bound=requests.Request)
 
 def is_public(request: web.Request) -> bool:
     """The description of the API is for everybody."""
-    return request.path in (f"{API}/openapi.yaml", f"{API}/")
+    return request.path in PUBLIC_PATHS
 
 
 class Scope(enum.Enum):
@@ -58,6 +59,7 @@ class Route:
         role: The least role that may do it; None: a viewer where it only looks, an operator else.
         scope: What a token for single applications may do with it.
         secret: Whether the answer holds a secret: it is not kept for a retry, and there is no dry run.
+        approvable: Whether a policy may want four eyes for it: then it answers 202 until another one has allowed it.
         max_body_bytes: The largest body; None: the service's own limit.
     """
 
@@ -73,6 +75,7 @@ class Route:
     role: Role | None = None
     scope: Scope = Scope.BY_APPLICATION
     secret: bool = False
+    approvable: bool = False
     max_body_bytes: int | None = None
 
     @property
@@ -98,6 +101,7 @@ class Rules(TypedDict, total=False):
     role: Role
     scope: Scope
     secret: bool
+    approvable: bool
     max_body_bytes: int
 
 

@@ -34,6 +34,17 @@ async def openapi(_: web.Request) -> web.Response:
     return web.Response(body=text, headers={hdrs.CONTENT_TYPE: "application/yaml"})
 
 
+async def reference(_: web.Request) -> web.Response:
+    """GET /: the description as a page."""
+    from services.control.reference import page  # noqa: PLC0415  # it is made from the routes, which are made here
+
+    headers = {
+        hdrs.CONTENT_TYPE: "text/html; charset=utf-8",
+        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+    }
+    return web.Response(body=page(), headers=headers)
+
+
 ROUTES: Final = (
     get(
         "/server",
@@ -43,4 +54,5 @@ ROUTES: Final = (
         scope=Scope.ANYBODY,
     ),
     get("/openapi.yaml", openapi, "Description", "This description; no token is asked for."),
+    get("/", reference, "Page", "This description as a page to read; no token is asked for."),
 )

@@ -66,6 +66,7 @@ ROUTES: Final = (
         "TokenMade",
         "Make a token; its secret is in the answer, and nowhere else.",
         requests.NewToken,
+        created=True,
         role=Role.ADMIN,
         secret=True,
     ),

@@ -26,4 +26,6 @@ SELECT application_id FROM (
     UNION ALL
     SELECT c.application_id FROM control.holds h JOIN control.changesets c USING (changeset_id), named
      WHERE noun = 'holds' AND h.hold_id = id
+    UNION ALL
+    SELECT t.application_id FROM control.node_tokens t, named WHERE noun = 'node-tokens' AND t.token_id = id
 ) found LIMIT 1;

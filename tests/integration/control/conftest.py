@@ -31,6 +31,7 @@ from services.distribution.app import make_app as make_distribution
 from services.distribution.settings import Settings as DistributionSettings
 from shared.domain.identity import node_id_for
 from shared.settings import Secret
+from tests.integration.control.contract import check
 
 API = "/api/v1"
 ACTED = "operator.acted.v1"
@@ -86,6 +87,9 @@ class Operator:
             params={name: str(value) for name, value in query.items()},
         ) as answer:
             content = await answer.json(content_type=None)
+            media_type = answer.headers.get("Content-Type", "")
+            dry_run = str(query.get("dry_run", "")).lower() in ("true", "1")
+            check(method, answer.url.raw_path, answer.status, media_type, content, dry_run=dry_run)
             return Answer(answer.status, content, answer.headers)
 
     async def get(self, path: str, **query: Any) -> Any:

@@ -201,7 +201,7 @@ async def test_a_dry_run_changes_nothing(operator, app, pool, events):
     assert made.body["name"] == "new"
     assert (await operator.get("/applications"))["items"] == [app]
     changed = (await operator.ask("PATCH", f"/groups/{group_id}", {"updates_enabled": False}, dry_run="true")).ok()
-    assert changed["updates_enabled"] is False
+    assert changed["dry_run"] is True
     assert (await operator.get(f"/groups/{group_id}"))["updates_enabled"] is True
     assert await events("") == before
     assert await pool.fetchval("SELECT count(*) FROM control.idempotency_keys") == 0
