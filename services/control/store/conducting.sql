@@ -3,7 +3,7 @@
 SELECT r.rollout_id, r.group_id, g.name AS group_name, r.changeset_id, c.version, r.arch, r.application_id, r.channel_id,
        a.version_scheme, r.state, r.purpose, r.leaves_version, r.only_machines, r.then_changeset_id, r.pace, r.policy, r.gates,
        r.wave, coalesce(r.wave_since, r.changed_at) AS wave_since, r.fraction, r.order_stage, r.approved_at, r.expedited_at,
-       r.running_since, r.reason, gate.state AS gate_state, gate.braked_reason, everything.open AS everything_open,
+       r.running_since, r.reason, gate.state AS gate_state, gate.reason AS gate_reason, gate.braked_reason, everything.open AS everything_open,
        EXISTS (SELECT FROM control.holds h WHERE h.changeset_id = r.changeset_id AND h.released_at IS NULL) AS held
   FROM control.rollouts r
   JOIN control.groups g USING (group_id)
@@ -66,7 +66,8 @@ SELECT n.version, count(*) AS nodes,
   FROM fleet.nodes n
  WHERE n.group_id = $1 AND n.arch = $2 AND n.gone_at IS NULL AND NOT n.cloned AND n.last_contact_at >= $5
    AND ($6::text IS NULL
-        OR coalesce(array_position($7::text[], coalesce(n.facts ->> $6, n.imported_facts ->> $6)) - 1, cardinality($7)) <= $8)
+        OR coalesce(array_position($7::text[], fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version) ->> $6) - 1,
+                    cardinality($7)) <= $8)
  GROUP BY n.version;
 
 -- name: stage_by_version
@@ -80,7 +81,8 @@ SELECT n.version,
   LEFT JOIN control.rollout_exclusions e ON e.node_id = n.node_id AND e.rollout_id = $5
   LEFT JOIN fleet.attempts t ON t.node_id = n.node_id AND t.closed_at IS NULL AND t.rollout_id = $5
  WHERE n.group_id = $1 AND n.arch = $2 AND n.gone_at IS NULL
-   AND coalesce(array_position($7::text[], coalesce(n.facts ->> $6, n.imported_facts ->> $6)) - 1, cardinality($7)) <= $8
+   AND coalesce(array_position($7::text[], fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version) ->> $6) - 1,
+                cardinality($7)) <= $8
  GROUP BY n.version;
 
 -- name: rollout_progress

@@ -345,9 +345,10 @@ class Rollouts:
             correlation_id=str(rollout_id),
         )
         await append(connection, [created])
-        gate = changeset["gate"]
-        if gate is not None and gate["state"] == "halted":
-            await self.transition(connection, rollout_id, RolloutState.HALTED, gate["reason"], by)
+        # Read again: a changeset without a gate could be halted until `ensure_gate` locked its row.
+        gate = await self._conducting.read(connection, rollout_id)
+        if gate["gate_state"] == "halted":
+            await self.transition(connection, rollout_id, RolloutState.HALTED, gate["gate_reason"], by)
         else:
             await self._advance(connection, rollout_id)
         await self._database.raise_policy_version(connection)
