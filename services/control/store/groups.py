@@ -176,6 +176,8 @@ class Groups:
         if "channel_name" in changed:
             application = await self._applications.get(str(group["application_id"]), connection)
             await self._check_channel(connection, application, group["channel_name"])
+        if changed & {"policy", "channel_name", "pinned_version"}:
+            await self._rollouts.check_gates(connection, group["application_id"], group)
         if changed:
             await connection.execute(
                 QUERIES["set_group"], group_id, group["position"], *(group[name] for name in _KEPT)
