@@ -41,8 +41,8 @@ WITH completed AS (
               created_at DESC, rollout_id DESC
 )
 SELECT o.rollout_id, o.group_id, o.changeset_id, o.arch, o.state, o.pace, o.pace_cap, o.purpose, o.leaves_version,
-       o.only_machines, o.fraction, o.order_stage, o.expedited_at IS NOT NULL AS expedited, o.policy, c.version, c.minimum_version,
-       g.state AS gate_state, g.braked_reason, g.pace AS changeset_pace,
+       o.only_machines, o.fraction, o.order_stage, o.expedited_at IS NOT NULL AS expedited, o.policy::text AS policy,
+       c.version, c.minimum_version, g.state AS gate_state, g.braked_reason, g.pace AS changeset_pace,
        EXISTS (SELECT 1 FROM control.payloads p JOIN control.suspended_payloads s USING (sha256)
                 WHERE p.changeset_id = o.changeset_id) AS suspended
   FROM control.rollouts o

@@ -269,7 +269,7 @@ def _rollout(
     holds: tuple[tuple[tuple[str, str], ...], ...],
     excluded: frozenset[str],
 ) -> RolloutView:
-    policy = _policy(msgspec.json.encode(row["policy"]))
+    policy = _policy(row["policy"])
     pace_cap, only_machines = row["pace_cap"], row["only_machines"]
     always_open = policy.windows == _DEFAULTS.windows or (row["expedited"] and policy.expedition.skip_windows)
     return RolloutView(
@@ -309,7 +309,7 @@ def _rollout(
 
 
 @functools.lru_cache(maxsize=1024)
-def _policy(encoded: bytes) -> FrozenPolicy:
+def _policy(encoded: str) -> FrozenPolicy:
     return msgspec.json.decode(encoded, type=FrozenPolicy)
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from services.update_check.watch import Rejection
 from shared.domain.policy import Policy
+from shared.domain.reasons import EXPLANATIONS
 from shared.events import asyncapi
 from shared.settings import ServiceSettings, describe
 
@@ -60,6 +62,15 @@ def test_the_policy_page_names_every_field():
 
     for field in msgspec.structs.fields(Policy):
         assert f"`{field.name}`" in page
+
+
+def test_the_page_of_answers_has_every_reason():
+    """Whatever a node was answered, an operator finds what it means."""
+    page = (ROOT / "docs/reference/answers.md").read_text()
+    listed = re.findall(r"^\| (`[^|]+`) \|", page, re.MULTILINE)
+    named = {name for cell in listed for name in re.findall(r"`([a-z_]+)`", cell)}
+
+    assert {*EXPLANATIONS, *Rejection} <= named
 
 
 def test_the_asyncapi_file_is_the_one_that_the_registry_makes():

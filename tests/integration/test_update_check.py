@@ -421,6 +421,37 @@ async def test_a_node_keeps_why_it_was_not_updated(session, server, url, pool, w
     assert await kept()
 
 
+async def test_beside_another_server_nodes_are_seen_and_nothing_is_offered(
+    session, database_url, pool, world, tmp_path
+):
+    """Reports are recorded too."""
+    await pool.execute("UPDATE control.applications SET observe_only = true")
+    async with serving(database_url, tmp_path / "spool-5") as server:
+        node = Node(session, str(server.make_url("/v1/update")))
+        assert not (await node.poll(Event(3, 2, None, "3033.1.0"))).offered
+
+        async def seen() -> bool:
+            return await pool.fetchval("SELECT last_answer FROM fleet.nodes") == "observe_only"
+
+        await until(seen)
+        await node.event(3)
+    assert "update.staged" in await types_of(pool, node.machine_id)
+
+
+async def test_a_check_by_hand_jumps_its_wave_where_the_policy_lets_it(session, database_url, pool, tmp_path):
+    """Whoever waits does not."""
+    async with pool.acquire() as connection:
+        await pretend_analysis_keeps_up(connection)
+        await make_world(connection, policy={"ondemand_jumps_waves": True})
+    await pool.execute("UPDATE control.rollouts SET fraction = 0")
+    async with serving(database_url, tmp_path / "spool") as server:
+        url = str(server.make_url("/v1/update"))
+        assert not (await Node(session, url).poll()).offered
+        by_hand = Node(session, url)
+        body = by_hand.request(ping=True, check=True).replace(b'"scheduler"', b'"ondemandupdate"')
+        assert (await by_hand.send(body)).offered
+
+
 async def test_a_failure_domain_that_is_busy_is_not_asked_for_again(session, database_url, pool, tmp_path):
     """One node of an oem at a time, however many poll; for a moment the answer is believed without a look."""
     async with pool.acquire() as connection:
