@@ -14,6 +14,7 @@ from aiohttp import web
 
 from services.control.auth import TokenCheck
 from services.control.completion import pause_s
+from services.control.key_files import KeyFiles
 from services.control.middleware import IDS, operation_middleware
 from services.control.routes import ROUTES, SESSION, SETTINGS, STORE, is_public
 from services.control.settings import Settings
@@ -61,7 +62,9 @@ def make_app(settings: Settings) -> web.Application:
         try:
             async with pool.acquire() as connection:
                 await check_schema(connection)
-            app[STORE] = Store(pool, ids=ids, clock=clock, looks=looks)
+            app[STORE] = Store(pool, ids=ids, clock=clock, looks=looks, key_files=KeyFiles(settings.key_dir))
+            if (first := await app[STORE].keys.begin()) is not None:
+                _log.info("keys.first_made", key_id=first.key_id)
             app[HEALTH].add("postgres", app[STORE].ping)
             yield
             # What still runs is a look at the ledger at most; it is not worth the wait.

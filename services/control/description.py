@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from services.control.answers import ANSWERS
-from services.control.answers.fields import ID, TEXT, object_of, or_null, ref
+from services.control.answers.fields import ID, KEY_ID, TEXT, object_of, or_null, ref
 from services.control.request_rules import answers_with, tagged_path
 from services.control.routes import NDJSON, PUBLIC_PATHS, ROUTES, Route
 from services.control.routes.route import DRY_RUN
@@ -93,7 +93,10 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.body is not None:
         found["requestBody"] = {
             "required": not route.body_optional,
-            "content": {"application/json": {"schema": ref(route.body.__name__)}},
+            "content": {
+                "application/json": {"schema": ref(route.body.__name__)},
+                **{media_type: {"schema": TEXT} for media_type in route.reports},
+            },
         }
     if route.looks:
         found["responses"] = {"200": answer if public else {**answer, "headers": answer.get("headers", {}) | _ETAG}}
@@ -194,7 +197,7 @@ def _operation_id(route: Route) -> str:
 
 
 def _path_parameters(route: Route) -> list[dict[str, Any]]:
-    schemas = {"id": ID, "name": TEXT, "reference": TEXT, "seq": {"type": "integer", "minimum": 1}}
+    schemas = {"id": ID, "key": KEY_ID, "name": TEXT, "reference": TEXT, "seq": {"type": "integer", "minimum": 1}}
     return [
         {"name": name, "in": "path", "required": True, "schema": schemas[name]}
         for name in re.findall(r"\{(\w+)\}", route.path)

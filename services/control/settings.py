@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -32,6 +33,13 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    key_dir: Annotated[
+        Path | None,
+        msgspec.Meta(
+            description="Directory of the private keys that changesets are signed with, mode 0700; the first key is "
+            "made at start. Not set: manifests are not signed."
+        ),
+    ] = None
     conduct_every_s: Annotated[
         float,
         msgspec.Meta(

@@ -108,7 +108,11 @@ COMMON_ENVIRON: Mapping[str, str] = MappingProxyType(
 """What every service gets; a variable whose value comes out empty counts as not set."""
 
 SERVICES: tuple[Service, ...] = (
-    Service("control", 0, MappingProxyType({"UNEVENTFUL_DISTRIBUTION_URL": "{distribution_url}"})),
+    Service(
+        "control",
+        0,
+        MappingProxyType({"UNEVENTFUL_DISTRIBUTION_URL": "{distribution_url}", "UNEVENTFUL_KEY_DIR": "{data}/keys"}),
+    ),
     Service(
         "update_check",
         1,

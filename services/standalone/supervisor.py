@@ -372,7 +372,7 @@ class Supervisor:
         if not self.data.exists():
             self.data.mkdir(parents=True)
             self.data.chmod(0o711)  # servers run under users of their own and must pass through
-        for name in ("run", "log", "store", "spool"):
+        for name in ("run", "log", "store", "spool", "keys"):
             (self.data / name).mkdir(mode=0o700, exist_ok=True)
 
     def _take_lock(self) -> None:

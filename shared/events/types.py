@@ -414,6 +414,7 @@ class KeysChanged(EventData, frozen=True, kw_only=True):
     by: Name
     added: Name | None = None
     retired: Name | None = None
+    reason: Text | None = None
 
 
 class AttesterChanged(EventData, frozen=True, kw_only=True):

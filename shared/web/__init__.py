@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.web.address import client_address
 from shared.web.app import background, new_app
 from shared.web.auth import PRINCIPAL, Principal, Role, bearer_auth_middleware
-from shared.web.body import json_response, keep_body, read_body, read_json
+from shared.web.body import decode_json, json_response, keep_body, read_body, read_json
 from shared.web.health import HEALTH, Health
 from shared.web.problems import problem_middleware, problem_response
 from shared.web.serve import main, run, serve
@@ -19,6 +19,7 @@ __all__ = [
     "background",
     "bearer_auth_middleware",
     "client_address",
+    "decode_json",
     "json_response",
     "keep_body",
     "main",

@@ -42,6 +42,7 @@ def words(*words: str) -> Schema:
 
 ID: Final[Schema] = {"type": "string", "format": "uuid"}
 TEXT: Final[Schema] = {"type": "string"}
+KEY_ID: Final[Schema] = {"type": "string", "pattern": "^[0-9a-f]{16}$"}
 TIME: Final[Schema] = {"type": "string", "format": "date-time"}
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 NUMBER: Final[Schema] = {"type": "number"}

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from services.control.requests.applications import (
+    ApplicationPatch,
     ApplicationsQuery,
     NewApplication,
 )
 from services.control.requests.approvals import (
     ApprovalsQuery,
 )
+from services.control.requests.attestations import (
+    AttestationQuery,
+    AttestedResult,
+    NewAttestation,
+    NewAttester,
+)
 from services.control.requests.changesets import (
+    MAX_CHANGESET_BYTES,
+    ChangesetPatch,
     ChangesetsQuery,
+    DiffQuery,
+    HoldersQuery,
+    Mark,
     NewChangeset,
     NewPayload,
     Publication,
 )
 from services.control.requests.channels import (
+    ChannelPatch,
     ChannelsQuery,
     HistoryQuery,
     NewChannel,
@@ -59,6 +72,9 @@ from services.control.requests.groups import (
     NamedNodesQuery,
     NewGroup,
 )
+from services.control.requests.keys import (
+    KeyListsQuery,
+)
 from services.control.requests.ledger import (
     EventsQuery,
     VerifyQuery,
@@ -92,19 +108,27 @@ from services.control.requests.tokens import (
     TokensQuery,
 )
 from shared.domain.rollout import RolloutState
+from shared.domain.scheme import VersionScheme
 
 __all__ = [
+    "MAX_CHANGESET_BYTES",
     "Abort",
+    "ApplicationPatch",
     "ApplicationsQuery",
     "ApprovalsQuery",
     "Arch",
+    "AttestationQuery",
+    "AttestedResult",
     "AuditQuery",
     "Because",
+    "ChangesetPatch",
     "ChangesetState",
     "ChangesetsQuery",
+    "ChannelPatch",
     "ChannelsQuery",
     "Choosing",
     "ComplianceQuery",
+    "DiffQuery",
     "EventsQuery",
     "FactName",
     "FactValue",
@@ -115,13 +139,18 @@ __all__ = [
     "GroupRemoval",
     "GroupsQuery",
     "HistoryQuery",
+    "HoldersQuery",
+    "KeyListsQuery",
     "Kind",
     "Lift",
     "Limit",
     "MachineId",
+    "Mark",
     "Name",
     "NamedNodesQuery",
     "NewApplication",
+    "NewAttestation",
+    "NewAttester",
     "NewChangeset",
     "NewChannel",
     "NewGroup",
@@ -159,5 +188,6 @@ __all__ = [
     "TokensQuery",
     "VerifyQuery",
     "Version",
+    "VersionScheme",
     "Widening",
 ]

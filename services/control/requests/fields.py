@@ -31,6 +31,13 @@ Selector: TypeAlias = Annotated[
     dict[FactName, Annotated[tuple[FactValue, ...], msgspec.Meta(min_length=1, max_length=64)]],
     msgspec.Meta(max_length=16),
 ]
+PartName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+/~:@-]{0,127}\Z")]
+PartVersion: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
+Components: TypeAlias = Annotated[dict[PartName, PartVersion], msgspec.Meta(max_length=64)]
+Packages: TypeAlias = Annotated[dict[PartName, PartVersion], msgspec.Meta(max_length=5_000)]
+Stability: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=63)]
+TestName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+Link: TypeAlias = Annotated[str, msgspec.Meta(max_length=1_000, pattern=r"^https?://[^\x00-\x20\x7f]+\Z")]
 PolicyValues: TypeAlias = Annotated[dict[str, Any], msgspec.Meta(max_length=64)]
 
 

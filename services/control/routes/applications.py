@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from services.control import requests
-from services.control.routes.route import STORE, get, made, page, post, query
+from services.control.routes.route import STORE, by, get, made, page, patch, post, query
 from shared.errors import InvalidInput
 from shared.web import json_response, read_json
 
@@ -29,6 +29,13 @@ async def show_application(request: web.Request) -> web.Response:
     return json_response(await request.app[STORE].applications.get(_reference(request.match_info["reference"])))
 
 
+async def change_application(request: web.Request) -> web.Response:
+    """PATCH /applications/{reference}."""
+    reference = _reference(request.match_info["reference"])
+    asked = await read_json(request, requests.ApplicationPatch)
+    return json_response(await request.app[STORE].applications.change(reference, asked, by=by(request)))
+
+
 def _reference(text: str) -> str:
     try:
         return msgspec.convert(text, requests.Reference)
@@ -47,4 +54,11 @@ ROUTES: Final = (
         created=True,
     ),
     get("/applications/{reference}", show_application, "Application", "One application, by name, id or omaha id."),
+    patch(
+        "/applications/{reference}",
+        change_application,
+        "Application",
+        "Change an application's product, version scheme, or whether it only observes.",
+        requests.ApplicationPatch,
+    ),
 )

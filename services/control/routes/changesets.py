@@ -8,14 +8,15 @@ import msgspec
 from aiohttp import hdrs, web
 
 from services.control import distribution, requests
-from services.control.routes.route import SESSION, SETTINGS, STORE, by, get, made, page, path_id, post, query
+from services.control.routes.route import SESSION, SETTINGS, STORE, by, get, made, page, patch, path_id, post, query
 from shared.errors import InvalidInput
 from shared.web import json_response, read_body, read_json
 
 
 async def add_changeset(request: web.Request) -> web.Response:
     """POST /changesets."""
-    return made(await request.app[STORE].changesets.add(await read_json(request, requests.NewChangeset)))
+    asked = await read_json(request, requests.NewChangeset, max_bytes=requests.MAX_CHANGESET_BYTES)
+    return made(await request.app[STORE].changesets.add(asked))
 
 
 async def list_changesets(request: web.Request) -> web.Response:
@@ -27,6 +28,46 @@ async def list_changesets(request: web.Request) -> web.Response:
 async def show_changeset(request: web.Request) -> web.Response:
     """GET /changesets/{id}."""
     return json_response(await request.app[STORE].changesets.get(path_id(request, "changeset")))
+
+
+async def change_changeset(request: web.Request) -> web.Response:
+    """PATCH /changesets/{id}."""
+    changeset_id = path_id(request, "changeset")
+    asked = await read_json(request, requests.ChangesetPatch, max_bytes=requests.MAX_CHANGESET_BYTES)
+    return json_response(await request.app[STORE].changesets.change(changeset_id, asked))
+
+
+async def mark_changeset(request: web.Request) -> web.Response:
+    """POST /changesets/{id}/mark."""
+    changeset_id = path_id(request, "changeset")
+    asked = await read_json(request, requests.Mark)
+    return json_response(await request.app[STORE].changesets.mark(changeset_id, asked, by=by(request)))
+
+
+async def show_manifest(request: web.Request) -> web.Response:
+    """GET /changesets/{id}/manifest."""
+    return json_response(await request.app[STORE].changesets.manifest(path_id(request, "changeset")))
+
+
+async def show_diff(request: web.Request) -> web.Response:
+    """GET /changesets/{id}/diff."""
+    asked = query(request, requests.DiffQuery)
+    return json_response(await request.app[STORE].changesets.diff(path_id(request, "changeset"), asked.to))
+
+
+async def show_holders(request: web.Request) -> web.Response:
+    """GET /changesets/{id}/holders."""
+    asked = query(request, requests.HoldersQuery)
+    return json_response(await request.app[STORE].changesets.holders(path_id(request, "changeset"), asked.limit))
+
+
+async def withdraw_changeset(request: web.Request) -> web.Response:
+    """POST /changesets/{id}/withdraw."""
+    changeset_id = path_id(request, "changeset")
+    asked = await read_json(request, requests.Because)
+    return json_response(
+        await request.app[STORE].changesets.withdraw(changeset_id, reason=asked.reason, by=by(request))
+    )
 
 
 async def add_payload(request: web.Request) -> web.Response:
@@ -72,8 +113,58 @@ async def resume_changeset(request: web.Request) -> web.Response:
 
 ROUTES: Final = (
     get("/changesets", list_changesets, "[Changeset]", "Changesets, the newest first.", requests.ChangesetsQuery),
-    post("/changesets", add_changeset, "Changeset", "Add a draft.", requests.NewChangeset, created=True),
-    get("/changesets/{id}", show_changeset, "Changeset", "One changeset with its gate and its payloads."),
+    post(
+        "/changesets",
+        add_changeset,
+        "Changeset",
+        "Add a draft.",
+        requests.NewChangeset,
+        created=True,
+        max_body_bytes=requests.MAX_CHANGESET_BYTES,
+    ),
+    get("/changesets/{id}", show_changeset, "Changeset", "One changeset with its gate, payloads and packages."),
+    patch(
+        "/changesets/{id}",
+        change_changeset,
+        "Changeset",
+        "Change a draft.",
+        requests.ChangesetPatch,
+        max_body_bytes=requests.MAX_CHANGESET_BYTES,
+    ),
+    get(
+        "/changesets/{id}/manifest",
+        show_manifest,
+        "SignedManifest",
+        "What was signed at publishing: its exact bytes in base64, and the signatures.",
+    ),
+    get(
+        "/changesets/{id}/diff",
+        show_diff,
+        "ChangesetDiff",
+        "What another changeset brings beside this one: components, packages, payloads.",
+        requests.DiffQuery,
+    ),
+    get(
+        "/changesets/{id}/holders",
+        show_holders,
+        "Holders",
+        "The nodes that run a changeset, have it staged, or are on the way to it.",
+        requests.HoldersQuery,
+    ),
+    post(
+        "/changesets/{id}/mark",
+        mark_changeset,
+        "Changeset",
+        "Declare a published changeset a floor or a dead end, or no longer; what is installed stays the same.",
+        requests.Mark,
+    ),
+    post(
+        "/changesets/{id}/withdraw",
+        withdraw_changeset,
+        "WithdrawalResult",
+        "Take a changeset back for good: never offered again, downloads refused, its rollouts aborted.",
+        requests.Because,
+    ),
     post(
         "/changesets/{id}/payloads",
         add_payload,

@@ -61,6 +61,7 @@ class Route:
         secret: Whether the answer holds a secret: it is not kept for a retry, and there is no dry run.
         approvable: Whether a policy may want four eyes for it: then it answers 202 until another one has allowed it.
         max_body_bytes: The largest body; None: the service's own limit.
+        reports: Media types that the body may have instead of JSON.
     """
 
     method: str
@@ -77,6 +78,7 @@ class Route:
     secret: bool = False
     approvable: bool = False
     max_body_bytes: int | None = None
+    reports: tuple[str, ...] = ()
 
     @property
     def looks(self) -> bool:
@@ -142,6 +144,18 @@ def post(
     )
 
 
+def patch(
+    path: str,
+    handler: Handler,
+    answer: str,
+    summary: str,
+    body: type[requests.Request],
+    **rules: Unpack[Rules],
+) -> Route:
+    """A route that changes parts of something; ``path`` is without the API's prefix."""
+    return Route(method="PATCH", path=API + path, handler=handler, answer=answer, summary=summary, body=body, **rules)
+
+
 # Reading
 
 
@@ -187,6 +201,26 @@ def path_id(request: web.Request, what: str) -> uuid.UUID:
     if _UUID.fullmatch(text) is None:
         raise InvalidInput(f"{text[:64]!r} is no {what} id: use the UUID that the list shows")
     return uuid.UUID(text)
+
+
+_KEY_ID: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
+
+
+def key_id(request: web.Request) -> str:
+    """The id of a key in the path.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    text = request.match_info["key"]
+    if _KEY_ID.fullmatch(text) is None:
+        raise InvalidInput(f"{text[:64]!r} is no key id: use the 16 digits that `uneventful keys list` shows")
+    return text
+
+
+def may_override(request: web.Request) -> bool:
+    """Whether who asks may promote by themselves what a channel's demands are against."""
+    return request[PRINCIPAL].role.covers(Role.APPROVER)
 
 
 def by(request: web.Request) -> str:

@@ -6,14 +6,17 @@ from typing import Any
 
 import asyncpg
 
+from services.control.key_files import KeyFiles
 from services.control.store.applications import Applications
 from services.control.store.approvals import Approvals
+from services.control.store.attestations import Attestations
 from services.control.store.base import Database, Made
 from services.control.store.changesets import Changesets
 from services.control.store.channels import Channels
 from services.control.store.global_gate import GlobalGate
 from services.control.store.groups import Groups
 from services.control.store.idempotency import IdempotencyKeys
+from services.control.store.keys import Keys
 from services.control.store.ledger import Ledger
 from services.control.store.node_tokens import NodeTokens
 from services.control.store.nodes import Nodes
@@ -38,10 +41,17 @@ class Store:
         ids: Makes the ids of rows and events.
         clock: Gives the events' times.
         looks: Connections that can only read, for dry runs and preconditions; None: those of ``pool``.
+        key_files: The private keys that changesets are signed with; None: none.
     """
 
     def __init__(
-        self, pool: asyncpg.Pool[Any], *, ids: IdSource, clock: Clock, looks: asyncpg.Pool[Any] | None = None
+        self,
+        pool: asyncpg.Pool[Any],
+        *,
+        ids: IdSource,
+        clock: Clock,
+        looks: asyncpg.Pool[Any] | None = None,
+        key_files: KeyFiles | None = None,
     ) -> None:
         database = Database(pool, ids, clock, looks)
         self._database = database
@@ -51,9 +61,11 @@ class Store:
         self.approvals = Approvals(database)
         self.idempotency = IdempotencyKeys(database)
         self.scopes = Scopes(database)
-        self.changesets = Changesets(database, self.applications)
+        self.keys = Keys(database, KeyFiles(None) if key_files is None else key_files)
+        self.changesets = Changesets(database, self.applications, self.keys)
+        self.attestations = Attestations(database, self.keys)
         self.rollouts = Rollouts(database, self.gate, self.changesets)
-        self.channels = Channels(database, self.applications, self.changesets, self.rollouts)
+        self.channels = Channels(database, self.applications, self.changesets, self.attestations, self.rollouts)
         self.groups = Groups(database, self.applications, self.changesets, self.channels, self.rollouts)
         self.nodes = Nodes(database, self.applications)
         self.node_tokens = NodeTokens(database, self.applications)

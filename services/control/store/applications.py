@@ -5,10 +5,13 @@ from __future__ import annotations
 import uuid
 from typing import Final
 
-from services.control import requests
+import msgspec
+
+from services.control import releasing, requests
 from services.control.acting import about
 from services.control.store.base import Connection, Database, Made, Row, ids_of, rows_of
 from shared.db import Queries
+from shared.domain.scheme import VersionScheme
 from shared.errors import Conflict, NotFound
 
 QUERIES: Final = Queries.load("services.control.store", "applications.sql")
@@ -24,12 +27,17 @@ class Applications:
         """Add an application.
 
         Raises:
-            Conflict: The name has another omaha id, or the omaha id another name.
+            Conflict: The name has another omaha id, or the omaha id another name, or it is there with other settings.
         """
         omaha_id = None if asked.omaha_id is None else asked.omaha_id.strip("{}").lower()
+        given = {
+            "product": asked.product,
+            "version_scheme": asked.version_scheme.value,
+            "observe_only": asked.observe_only,
+        }
         async with self._database.plain() as connection:
             row = await connection.fetchrow(
-                QUERIES["add_application"], self._database.ids.uuid7(), asked.name, omaha_id
+                QUERIES["add_application"], self._database.ids.uuid7(), asked.name, omaha_id, *given.values()
             )
             if row is not None:
                 about(f"applications/{row['application_id']}")
@@ -37,6 +45,11 @@ class Applications:
             found = await connection.fetch(QUERIES["application_named"], asked.name, omaha_id or "")
         for known in found:
             if known["name"] == asked.name and known["omaha_id"] == omaha_id:
+                if any(known[name] != value for name, value in given.items()):
+                    raise Conflict(
+                        f"there is an application {asked.name} already, with other settings: "
+                        "change them with `uneventful app set`"
+                    )
                 return Made(dict(known), new=False)
         taken = ", ".join(f"{known['name']} (omaha id {known['omaha_id'] or 'none'})" for known in found)
         raise Conflict(
@@ -54,6 +67,41 @@ class Applications:
         if row is None:
             raise NotFound(f"there is no application {reference!r}: add it with `uneventful app add`")
         return dict(row)
+
+    async def change(self, reference: str, asked: requests.ApplicationPatch, *, by: str) -> Row:
+        """Change what is given; nothing is changed, and nothing told, where it is so already.
+
+        Raises:
+            NotFound: There is no such application.
+            Conflict: A changeset of it has a version that the new scheme cannot read.
+        """
+        async with self._database.change() as connection:
+            known = await self.get(reference, connection)
+            given = {
+                name: value
+                for name, value in msgspec.structs.asdict(asked).items()
+                if value is not msgspec.UNSET and value != known[name]
+            }
+            if "version_scheme" in given:
+                given["version_scheme"] = given["version_scheme"].value
+                for row in await connection.fetch(QUERIES["versions_of"], known["application_id"]):
+                    fault = releasing.fault_of_version(VersionScheme(given["version_scheme"]), row["version"])
+                    if fault is not None:
+                        raise Conflict(f"{known['name']} has a changeset that does not fit: {fault}")
+            if not given:
+                return known
+            changed = known | given
+            await connection.execute(
+                QUERIES["change_application"],
+                known["application_id"],
+                changed["product"],
+                changed["version_scheme"],
+                changed["observe_only"],
+            )
+            said = ", ".join(f"{name} is {value}" for name, value in given.items())
+            subject = f"applications/{known['application_id']}"
+            await self._database.policy_changed(connection, subject, f"application {known['name']}: {said}", by)
+            return changed
 
     async def listing(self, page: requests.Page) -> list[Row]:
         """Applications, the oldest first."""

@@ -2,62 +2,181 @@
 
 from __future__ import annotations
 
+import base64
 import uuid
 from typing import Final
 
-from services.control import publishing, requests
+import msgspec
+
+from services.control import publishing, releasing, requests
 from services.control.acting import about
 from services.control.store.applications import Applications
 from services.control.store.approvals import four_eyes, policies_of_changeset
 from services.control.store.base import SOURCE, Connection, Database, Made, Row, gate_of, one, rows_of, value_of
+from services.control.store.keys import Keys
 from shared.db import Queries
+from shared.domain.manifest import manifest_document
 from shared.domain.policy import Action
-from shared.errors import Conflict, NotFound
+from shared.domain.scheme import VersionScheme
+from shared.errors import Conflict, InvalidInput, NotFound
 from shared.events import types
 from shared.ledger import append
 
 QUERIES: Final = Queries.load("services.control.store", "changesets.sql")
+CONTENT: Final = (
+    "kind",
+    "notes",
+    "source",
+    "components",
+    "packages",
+    "floor",
+    "floor_reason",
+    "dead_end",
+    "dead_end_reason",
+    "minimum_version",
+)
+"""What an operator says of a changeset, in the order of the queries."""
+_SIGNED: Final = ("application", "version", "arch", "kind", "components", "packages", "minimum_version")
 _GATE_FIELDS: Final = ("gate_state", "braked_reason", "gate_reason", "evidence", "resumes", "gate_changed_at")
 
 
 class Changesets:
     """Immutable, versioned releases, and the gates that their grants pass."""
 
-    def __init__(self, database: Database, applications: Applications) -> None:
+    def __init__(self, database: Database, applications: Applications, keys: Keys) -> None:
         self._database = database
         self._applications = applications
+        self._keys = keys
 
     async def add(self, asked: requests.NewChangeset) -> Made:
         """Add a draft.
 
         Raises:
             NotFound: There is no such application.
-            Conflict: The version exists for that arch with another kind or other notes.
+            InvalidInput: A version is none of the application's scheme, or a flag has no reason.
+            Conflict: The version exists for that arch with another content.
         """
-        application_id = (await self._applications.get(asked.application))["application_id"]
+        application = await self._applications.get(asked.application)
+        wanted = {name: value for name, value in msgspec.structs.asdict(asked).items() if name != "application"}
+        wanted["kind"] = asked.kind.value
+        releasing.check_changeset(VersionScheme(application["version_scheme"]), wanted)
+        content = {name: wanted[name] for name in CONTENT}
+        key = (application["application_id"], asked.version, asked.arch)
         async with self._database.plain() as connection:
             added = await connection.fetchval(
-                QUERIES["add_changeset"],
-                self._database.ids.uuid7(),
-                application_id,
-                asked.version,
-                asked.arch,
-                asked.kind.value,
-                asked.notes,
+                QUERIES["add_changeset"], self._database.ids.uuid7(), *key, *content.values()
             )
             if added is not None:
                 about(f"changesets/{added}")
                 return Made(await self.get(added, connection), new=True)
-            known = one(
-                await connection.fetchrow(QUERIES["changeset_by_version"], application_id, asked.version, asked.arch)
-            )
-        if (known["kind"], known["notes"]) != (asked.kind.value, asked.notes):
-            raise Conflict(
-                f"there is a changeset {asked.version} for {asked.arch} already, with another kind or other notes; "
-                "a changeset never changes: choose another version",
-                details={"changeset_id": known["changeset_id"]},
-            )
-        return Made(await self.get(known["changeset_id"]), new=False)
+            known = one(await connection.fetchrow(QUERIES["changeset_by_version"], *key))
+            other = [name for name, value in content.items() if known[name] != value]
+            if other:
+                raise Conflict(
+                    f"there is a changeset {asked.version} for {asked.arch} already, with another {other[0]}: "
+                    "change it while it is a draft, or choose another version",
+                    details={"changeset_id": known["changeset_id"], "fields": other},
+                )
+            return Made(await self.get(known["changeset_id"], connection), new=False)
+
+    async def change(self, changeset_id: uuid.UUID, asked: requests.ChangesetPatch) -> Row:
+        """Change a draft.
+
+        Raises:
+            NotFound: There is no such changeset.
+            InvalidInput: As for `add`.
+            Conflict: It is published: what was tested never changes.
+        """
+        async with self._database.plain() as connection:
+            known = await self._locked(connection, changeset_id)
+            given = {name: value for name, value in msgspec.structs.asdict(asked).items() if value is not msgspec.UNSET}
+            if "kind" in given:
+                given["kind"] = given["kind"].value
+            changed = known | given
+            if all(known[name] == value for name, value in given.items()):
+                return await self.get(changeset_id, connection)
+            if known["state"] != "draft":
+                raise Conflict(
+                    f"changeset {known['version']} is {known['state']} and cannot change any more: choose another "
+                    "version (a floor or a dead end is declared by `uneventful changeset mark`)"
+                )
+            releasing.check_changeset(VersionScheme(known["version_scheme"]), changed)
+            await connection.execute(QUERIES["change_draft"], changeset_id, *(changed[name] for name in CONTENT))
+            return await self.get(changeset_id, connection)
+
+    async def mark(self, changeset_id: uuid.UUID, asked: requests.Mark, *, by: str) -> Row:
+        """Declare a published changeset a floor or a dead end, or no longer; nothing changes where it is so already.
+
+        Upstream declares them after the fact, when a later release needs something that an older one lacks. Neither
+        changes what is installed, so the manifest does not carry them and stays as it was signed.
+
+        Raises:
+            NotFound: There is no such changeset.
+            InvalidInput: Nothing is asked for.
+            Conflict: It is a draft.
+        """
+        if asked.floor is None and asked.dead_end is None:
+            raise InvalidInput("say which mark is meant: floor or dead_end")
+        async with self._database.change() as connection:
+            known = await self._locked(connection, changeset_id)
+            if known["state"] == "draft":
+                raise Conflict(f"changeset {known['version']} is a draft: change it, `uneventful changeset set`")
+            floor = None if asked.floor == known["floor"] else asked.floor
+            dead_end = None if asked.dead_end == known["dead_end"] else asked.dead_end
+            if floor is not None or dead_end is not None:
+                await connection.execute(QUERIES["mark_changeset"], changeset_id, floor, dead_end, asked.reason)
+                data = types.ChangesetMarked(
+                    changeset_id=str(changeset_id),
+                    version=known["version"],
+                    arch=known["arch"],
+                    reason=asked.reason,
+                    by=by,
+                    floor=floor,
+                    dead_end=dead_end,
+                )
+                subject = f"changesets/{changeset_id}"
+                await append(connection, [self._database.event(data, subject, correlation_id=str(changeset_id))])
+                await self._database.raise_policy_version(connection)
+            return await self.get(changeset_id, connection)
+
+    async def diff(self, before_id: uuid.UUID, after_id: uuid.UUID) -> Row:
+        """How two changesets differ: components, packages, payloads.
+
+        Raises:
+            NotFound: One of them is not there.
+            InvalidInput: They are of two applications.
+        """
+        before, after = await self.get(before_id), await self.get(after_id)
+        if before["application_id"] != after["application_id"]:
+            raise InvalidInput(f"{before['version']} and {after['version']} are of two applications: name two of one")
+        named = ("changeset_id", "version", "arch")
+        return {
+            "before": {name: before[name] for name in named},
+            "after": {name: after[name] for name in named},
+            "components": releasing.changes(before["components"], after["components"]),
+            "packages": releasing.changes(before["packages"], after["packages"]),
+            "payloads": releasing.payload_changes(before["payloads"], after["payloads"]),
+        }
+
+    async def manifest(self, changeset_id: uuid.UUID) -> Row:
+        """What was signed at publishing, and by which keys.
+
+        Raises:
+            NotFound: There is no such changeset.
+            Conflict: It has none, since it is a draft or older than manifests.
+        """
+        row = await self._database.pool.fetchrow(QUERIES["manifest"], changeset_id)
+        if row is None:
+            raise NotFound(f"there is no changeset {changeset_id}")
+        if row["manifest"] is None:
+            why = "is a draft: publish it first" if row["state"] == "draft" else "was published without one"
+            raise Conflict(f"changeset {row['version']} has no manifest: it {why}")
+        return {
+            "changeset_id": changeset_id,
+            "document": base64.b64encode(row["manifest"]).decode(),
+            "manifest": msgspec.json.decode(row["manifest"]),
+            "signatures": row["signatures"],
+        }
 
     async def get(self, changeset_id: uuid.UUID, connection: Connection | None = None) -> Row:
         """One changeset with its gate and payloads.
@@ -136,7 +255,8 @@ class Changesets:
 
         Raises:
             NotFound: There is no such changeset.
-            Conflict: It has not exactly one main payload, or that is not first; or it is withdrawn.
+            Conflict: It has not exactly one main payload, or that is not first; or it is withdrawn; or keys are in
+                force and none of them is here to sign it.
         """
         async with self._database.plain() as connection:
             changeset = await self._locked(connection, changeset_id)
@@ -150,7 +270,14 @@ class Changesets:
                         for item in payloads
                     ]
                 )
-                await connection.execute(QUERIES["publish_changeset"], changeset_id)
+                published_at = self._database.clock.now()
+                document = manifest_document(
+                    payloads=payloads,
+                    published_at=published_at,
+                    **{name: changeset[name] for name in _SIGNED},
+                )
+                signatures = await self._keys.sign(connection, document)
+                await connection.execute(QUERIES["publish_changeset"], changeset_id, published_at, document, signatures)
                 data = types.ChangesetPublished(
                     changeset_id=str(changeset_id),
                     application_id=str(changeset["application_id"]),
@@ -204,6 +331,38 @@ class Changesets:
             if resumed["gate"] is not None and resumed["gate"]["state"] != "open":
                 raise Conflict(f"changeset {resumed['version']} is {resumed['gate']['state']}: it cannot be resumed")
             return resumed
+
+    async def withdraw(self, changeset_id: uuid.UUID, *, reason: str, by: str) -> Row:
+        """Take a changeset back for good; nothing is changed where it is withdrawn already.
+
+        Returns:
+            ``changeset``, who holds it (as `holders`), and the channels that still point to it.
+
+        Raises:
+            NotFound: There is no such changeset.
+        """
+        async with self._database.change() as connection:
+            changeset = await self.get(changeset_id, connection)
+            held = await self._holders(connection, changeset, 100)
+            await connection.fetchval(
+                QUERIES["withdraw_changeset"], changeset_id, reason, by, self._database.ids.uuid7()
+            )
+            channels = rows_of(await connection.fetch(QUERIES["pointing_channels"], changeset_id))
+            return {"changeset": await self.get(changeset_id, connection), "holders": held, "channels": channels}
+
+    async def holders(self, changeset_id: uuid.UUID, limit: int) -> Row:
+        """The nodes that run a changeset, have it staged, or are on the way to it: counted, the first ones named.
+
+        Raises:
+            NotFound: There is no such changeset.
+        """
+        async with self._database.pool.acquire() as connection:
+            return await self._holders(connection, await self.get(changeset_id, connection), limit)
+
+    async def _holders(self, connection: Connection, changeset: Row, limit: int) -> Row:
+        key = (changeset["changeset_id"], changeset["application_id"], changeset["version"], changeset["arch"])
+        counts = one(await connection.fetchrow(QUERIES["count_holders"], *key))
+        return {**counts, "nodes": rows_of(await connection.fetch(QUERIES["holders"], *key, limit))}
 
     async def _locked(self, connection: Connection, changeset_id: uuid.UUID) -> Row:
         row = await connection.fetchrow(QUERIES["lock_changeset"], changeset_id)

@@ -26,7 +26,7 @@ async def released(terminal, payload, version: str = "2.0.0") -> dict[str, Any]:
     """Everything that a rollout needs, by the command; what the promotion answered."""
     await terminal.json("app", "add", "os", "--omaha-id", "{ABC}")
     await terminal.json("changeset", "add", "os", version, "--arch", "x86_64", "--payload", str(payload), "--publish")
-    await terminal.json("channel", "add", "os", "stable", "--arch", "x86_64")
+    await terminal.json("channel", "add", "os", "stable", "--arch", "x86_64", "--position", "0")
     await terminal.json("group", "add", "os", "all", "--channel", "stable", "--policy", "allowed_bad_rate=0.02")
     return await terminal.json("channel", "promote", "stable", version, "--reason", "it is time")
 
