@@ -26,6 +26,7 @@ LAZY = {
     "node": "services.cli.nodes:node",
     "report": "services.cli.reports:report",
     "rollout": "services.cli.rollouts:rollout",
+    "status": "services.cli.status:status",
     "unhalt": "services.cli.gates:unhalt",
     "up": "services.cli.up:up",
 }

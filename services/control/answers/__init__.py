@@ -19,6 +19,7 @@ from services.control.answers import (
     reports,
     rollouts,
     service,
+    status,
     tokens,
 )
 from services.control.answers.fields import Schema
@@ -55,6 +56,7 @@ ANSWERS: Final = merge(
     node_tokens.ANSWERS,
     ledger.ANSWERS,
     reports.ANSWERS,
+    status.ANSWERS,
     approvals.ANSWERS,
     tokens.ANSWERS,
 )

@@ -101,6 +101,7 @@ from services.control.requests.rollouts import (
     RolloutsQuery,
     Widening,
 )
+from services.control.requests.status import StatusQuery
 from services.control.requests.tokens import (
     NewToken,
     Rotation,
@@ -183,6 +184,7 @@ __all__ = [
     "Sha1Base64",
     "Sha256",
     "Size",
+    "StatusQuery",
     "Text",
     "TokenReference",
     "TokensQuery",

@@ -19,6 +19,7 @@ from services.control.routes import (
     reports,
     rollouts,
     service,
+    status,
     tokens,
 )
 from services.control.routes.ledger import NDJSON
@@ -40,6 +41,7 @@ ROUTES: Final = (
     *node_tokens.ROUTES,
     *ledger.ROUTES,
     *reports.ROUTES,
+    *status.ROUTES,
     *approvals.ROUTES,
     *tokens.ROUTES,
 )

@@ -23,6 +23,7 @@ from services.control.store.nodes import Nodes
 from services.control.store.reports import Reports
 from services.control.store.rollouts import Rollouts
 from services.control.store.scope import Scopes
+from services.control.store.status import Status
 from services.control.store.tokens import Tokens
 from shared.clock import Clock
 from shared.ids import IdSource
@@ -71,6 +72,7 @@ class Store:
         self.node_tokens = NodeTokens(database, self.applications)
         self.ledger = Ledger(database)
         self.reports = Reports(database, self.applications)
+        self.status = Status(database, self.gate, self.applications, self.rollouts)
 
     async def ping(self) -> None:
         """Raises what keeps Postgres from answering."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -115,22 +116,30 @@ class Rollouts:
             self._database.pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            row = await connection.fetchrow(QUERIES["rollout"], rollout_id)
-            if row is None:
-                raise NotFound(f"there is no rollout {rollout_id}")
-            rollout = dict(row)
-            changeset_id, group_id = rollout["changeset_id"], rollout["group_id"]
-            states = await connection.fetch(QUERIES["attempts_by_state"], [rollout_id])
-            flying = one(await connection.fetchrow(QUERIES["in_flight"], changeset_id, group_id, rollout_id))
-            conducted = await self._conducting.read(connection, rollout_id)
-            situation = await self._conducting.look(connection, conducted)
-            census = await self._conducting.census(connection, conducted, now)
-            history = await self._conducting.history(connection, conducted, census["left"])
-            pace = await connection.fetchrow(QUERIES["verdict"], changeset_id, ["pace"])
-            halt = await connection.fetchrow(QUERIES["verdict"], changeset_id, ["halt"])
-            evidence = await connection.fetchval(QUERIES["evidence"], changeset_id)
-            excluded = await connection.fetch(QUERIES["exclusions"], rollout_id)
-            everything = await self._gate.get(connection)
+            return await self.look(connection, rollout_id, now)
+
+    async def look(self, connection: Connection, rollout_id: uuid.UUID, now: datetime) -> Row:
+        """As `get`, within a snapshot of the caller's.
+
+        Raises:
+            NotFound: There is none.
+        """
+        row = await connection.fetchrow(QUERIES["rollout"], rollout_id)
+        if row is None:
+            raise NotFound(f"there is no rollout {rollout_id}")
+        rollout = dict(row)
+        changeset_id, group_id = rollout["changeset_id"], rollout["group_id"]
+        states = await connection.fetch(QUERIES["attempts_by_state"], [rollout_id])
+        flying = one(await connection.fetchrow(QUERIES["in_flight"], changeset_id, group_id, rollout_id))
+        conducted = await self._conducting.read(connection, rollout_id)
+        situation = await self._conducting.look(connection, conducted)
+        census = await self._conducting.census(connection, conducted, now)
+        history = await self._conducting.history(connection, conducted, census["left"])
+        pace = await connection.fetchrow(QUERIES["verdict"], changeset_id, ["pace"])
+        halt = await connection.fetchrow(QUERIES["verdict"], changeset_id, ["halt"])
+        evidence = await connection.fetchval(QUERIES["evidence"], changeset_id)
+        excluded = await connection.fetch(QUERIES["exclusions"], rollout_id)
+        everything = await self._gate.get(connection)
         wave = conduct.wave_verdict(situation, now)
         why = standstill.standstill(
             standstill.Situation(
