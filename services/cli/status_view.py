@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from rich.console import Group, RenderableType
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -129,28 +128,42 @@ def how(rollout: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def rollouts_table(status: Mapping[str, Any]) -> Table | None:
-    """A line per rollout; None where there is none."""
-    if not status["rollouts"]:
-        return None
+def rollout_lines(status: Mapping[str, Any]) -> list[Text]:
+    """A line per rollout, and a second one where there is more to say of it; narrow terminals break no column."""
     now = when(status["at"]) or datetime.now(UTC)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title, width in (("release", 22), ("group", 20), ("state", None), ("", None), ("nodes", None), ("done", None)):
-        table.add_column(title, no_wrap=True, overflow="ellipsis", max_width=width)
-    table.add_column("", ratio=1, overflow="fold", style="dim")
-    for one in status["rollouts"]:
-        nodes = one["nodes"]
-        state = _SHORT_STATES.get(one["shown"], one["shown"].replace("_", " "))
-        table.add_row(
-            Text(f"{cell(one['version'])} {cell(one['arch'])}"),
-            Text(cell(one["group_name"])),
-            Text(state, style=_STATE_STYLES.get(one["shown"], "")),
-            ProgressBar(total=max(1, nodes["total"]), completed=nodes["on_target"], width=10),
-            Text(f"{nodes['on_target']}/{nodes['total']}"),
-            Text("" if one["shown"] == "completed" else ahead(one["eta"], now)),
-            Text(how(one)),
+    rows = [
+        (
+            _cut(f"{cell(one['version'])} {cell(one['arch'])}", 24),
+            _cut(cell(one["group_name"]), 20),
+            _SHORT_STATES.get(one["shown"], one["shown"].replace("_", " ")),
+            f"{one['nodes']['on_target']}/{one['nodes']['total']}",
         )
-    return table
+        for one in status["rollouts"]
+    ]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
+    lines = []
+    for one, (release, group, state, nodes) in zip(status["rollouts"], rows, strict=True):
+        line = Text(f"{release:<{widths[0]}}  {group:<{widths[1]}}  ")
+        line.append(f"{state:<{widths[2]}}  ", style=_STATE_STYLES.get(one["shown"], ""))
+        line.append_text(_bar(one["nodes"]["on_target"], one["nodes"]["total"]))
+        line.append(f"  {nodes:>{widths[3]}}")
+        if one["eta"] is not None and one["shown"] != "completed":
+            line.append(f"  done {ahead(one['eta'], now)}")
+        lines.append(line)
+        if how(one):
+            lines.append(Text(f"  {how(one)}", style="dim"))
+    return lines
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def _bar(done: int, total: int, width: int = 12) -> Text:
+    """Full only where nothing is missing, and empty only where there is nothing."""
+    filled = width * done // total if total else 0
+    filled = max(filled, 1) if done else filled
+    return Text.assemble(("━" * filled, "green"), ("━" * (width - filled), "bright_black"))
 
 
 def node_words(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -179,15 +192,14 @@ def screen(status: Mapping[str, Any]) -> RenderableType:
         Text("Nothing waits for anybody.", style="green")
     ]  # fmt: skip
     parts.append(Text())
-    rollouts = rollouts_table(status)
-    if rollouts is None:
-        parts.append(Text("No rollout: `uneventful channel promote` starts some.", style="dim"))
-    else:
+    if status["rollouts"]:
         shown = sum(one["shown"] != "completed" for one in status["rollouts"])
         hidden = status["rollouts_active"] - shown
-        parts += [Text("Rollouts", style="bold underline"), rollouts]
+        parts += [Text("Rollouts", style="bold underline"), *rollout_lines(status)]
         if hidden > 0:
             parts.append(Text(f"and {hidden} more: `uneventful rollout list --active`", style="dim"))
+    else:
+        parts.append(Text("No rollout: `uneventful channel promote` starts some.", style="dim"))
     parts += [Text(), _joined(list(node_words(status)))]
     parts += [
         Text(f"Flooded by {cell(one['kind'])} {cell(one['source'])}: {one['dropped']} reports dropped", style="yellow")
