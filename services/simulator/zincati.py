@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import msgspec
@@ -149,8 +149,3 @@ class ZincatiNode:
             return Step.SILENT
         self.version, self.payload = target.version, target.payload
         return Step.UPDATED
-
-
-def graph_of(answer: Mapping[str, Any]) -> Graph:
-    """A graph from decoded JSON."""
-    return msgspec.convert(answer, Graph)

@@ -169,4 +169,5 @@ def add_graph_routes(app: web.Application) -> None:
     zincati appends ``/v1/graph`` to its ``cincinnati.base_url``.
     """
     for base in ("", "/cincinnati/{application}", "/cincinnati/{application}/{secret}"):
-        app.router.add_get(base + "/v1/graph", graph)
+        # Not HEAD: what asks for nothing must not be granted anything.
+        app.router.add_get(base + "/v1/graph", graph, allow_head=False)

@@ -118,8 +118,8 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         attempt: The attempt's token.
         deadline_s: A node that has begun its reboot and is silent for so many seconds counts as lost.
         probation_s: How many seconds it proves itself before it commits.
-        download_rate: Bytes per second; absent: as fast as it can.
-        manifest: Base64 of the bytes that are signed; absent where the changeset has none.
+        download_rate: Bytes per second; null: as fast as it can.
+        manifest: Base64 of the bytes that are signed; null where the changeset has none.
     """
 
     attempt: str

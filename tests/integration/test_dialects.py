@@ -22,8 +22,11 @@ from services.simulator.native_node import Step as NativeStep
 from services.simulator.zincati import Step, ZincatiNode
 from services.telemetry.app import make_app as make_telemetry
 from services.telemetry.settings import Settings as TelemetrySettings
+from services.update_check import graph_routes, native_routes
 from services.update_check.app import FLOODS, KEEPER, make_app
+from services.update_check.native_routes import POOL
 from services.update_check.settings import Settings
+from shared.clock import SystemClock
 from shared.domain.identity import node_id_for
 from shared.fleet.node_tokens import NodeTokenKind, make_node_token, node_token_hash
 from shared.omaha.request import Event
@@ -175,6 +178,18 @@ async def ask_graph(session, server, headers=None, path: str = "/v1/graph", **ch
         return answer.status, await answer.json(content_type=None), dict(answer.headers)
 
 
+async def settle(server: TestServer, pool) -> None:
+    """Wait until the service has seen what the test changed; only its own task moves its snapshot."""
+    wanted = await pool.fetchval("SELECT control.raise_policy_version_v1()")
+    keeper = server.app[KEEPER]
+    keeper.wake()
+
+    async def seen() -> bool:
+        return keeper.configuration.policy_version >= wanted
+
+    await until(seen)
+
+
 # All three
 
 
@@ -213,7 +228,7 @@ async def test_three_dialects_share_one_rollout(session, server, telemetry, pool
 async def test_one_pace_holds_for_all_of_them(session, server, telemetry, pool, world):
     """One node in flight, whatever it speaks, is all that a pace of one allows."""
     await pool.execute("UPDATE control.changeset_gates SET pace = 1")
-    await server.app[KEEPER].load()
+    await settle(server, pool)
 
     assert await coreos(0, fate=Fate.SILENT).tick(session, base(server)) is Step.SILENT
     assert await coreos(1).tick(session, base(server)) is Step.NO_UPDATE
@@ -274,7 +289,7 @@ async def test_what_is_stopped_has_no_edge(session, server, pool, world, stop):
         )
     else:
         await hold(pool, world)
-    await server.app[KEEPER].load()
+    await settle(server, pool)
 
     _, graph, _ = await ask_graph(session, server)
     assert graph["edges"] == []
@@ -287,7 +302,7 @@ async def test_a_hold_is_a_conditional_edge_for_whoever_looks(session, server, p
     """In OpenShift's shape, from the releases that the asking node does not run."""
     await hold(pool, world)
     await know_older_release(pool, world)
-    await server.app[KEEPER].load()
+    await settle(server, pool)
 
     _, graph, _ = await ask_graph(session, server)
     assert [node["version"] for node in graph["nodes"]] == ["3033.1.0", OLD, world.version]
@@ -300,13 +315,11 @@ async def test_a_hold_is_a_conditional_edge_for_whoever_looks(session, server, p
 async def test_a_wary_node_waits_and_no_node_jumps_its_wave(session, server, pool, world):
     """What it says of its wariness makes it later; earlier only the waves' width does."""
     await pool.execute("UPDATE control.rollouts SET fraction = 0.000001")
-    await pool.execute("SELECT control.raise_policy_version_v1()")
-    await server.app[KEEPER].load()
+    await settle(server, pool)
     assert (await ask_graph(session, server, rollout_wariness="0.000000"))[1]["edges"] == []
 
     await pool.execute("UPDATE control.rollouts SET fraction = 1")
-    await pool.execute("SELECT control.raise_policy_version_v1()")
-    await server.app[KEEPER].load()
+    await settle(server, pool)
     assert (await ask_graph(session, server, rollout_wariness="1.000000"))[1]["edges"] == [[0, 1]]
 
 
@@ -318,8 +331,7 @@ async def test_nothing_is_granted_that_a_node_cannot_fetch(session, server, pool
 
     pullspec = "quay.io/fedora/fedora-coreos@sha256:" + "1" * 64
     await pool.execute("UPDATE control.changesets SET source = $1", "docker://" + pullspec)
-    await pool.execute("SELECT control.raise_policy_version_v1()")
-    await server.app[KEEPER].load()
+    await settle(server, pool)
     node = coreos(oci=True, payload=oci["os_checksum"])
     assert await node.tick(session, base(server)) is Step.UPDATED
     assert node.payload == pullspec
@@ -373,8 +385,7 @@ async def test_a_minted_secret_speaks_for_its_machine(session, server, pool, wor
         coreos().node_uuid,
         node_token_hash(secret),
     )
-    await pool.execute("SELECT control.raise_policy_version_v1()")
-    await server.app[KEEPER].load()
+    await settle(server, pool)
     path = f"/cincinnati/flatcar/{secret}/v1/graph"
     assert (await ask_graph(session, server, path=path))[1]["edges"] == [[0, 1]]
     status, answer, _ = await ask_graph(session, server, path=path, node_uuid="another")
@@ -397,7 +408,7 @@ async def test_a_native_node_is_told_all_that_it_needs(session, server, pool, wo
         "ee" * 32,
     )
     await pool.execute("UPDATE control.rollouts SET policy = $1", {"probation_s": 60, "download_rate": 4096})
-    await server.app[KEEPER].load()
+    await settle(server, pool)
 
     answer = await native(server, facts={"site": "fra1"}).check(session)
 
@@ -502,7 +513,7 @@ async def enrolment_token(pool, world) -> str:
 async def test_enrolled_nodes_alone_are_answered_where_that_is_required(session, server, enrolment_token, pool, world):
     """A token of its own for each machine, once; it speaks for that machine and puts it into its group."""
     await pool.execute("UPDATE control.groups SET selector = $1", {"site": ["nowhere"]})
-    await server.app[KEEPER].load()
+    await settle(server, pool)
     node, stranger = native(server), native(server, number=1)
     with pytest.raises(Refused, match="401"):
         await node.check(session)
@@ -524,6 +535,83 @@ async def test_enrolled_nodes_alone_are_answered_where_that_is_required(session,
     async with session.post(server.make_url("/v1/enrol"), json={}) as answer:
         assert answer.status == 401
     assert await pool.fetchval("SELECT count(*) FROM control.node_tokens WHERE kind = 'node'") == 1
+
+
+async def test_while_postgres_is_away_nothing_is_granted_and_nothing_is_called_off(session, server, telemetry, pool):
+    """What cannot be known now is answered 503; a graph that was read before is served, without an edge."""
+    node = native(server, telemetry)
+    token = (await node.check(session))["update"]["attempt"]
+    assert (await ask_graph(session, server))[1]["edges"] == [[0, 1]]
+    server.app[POOL].terminate()
+
+    with pytest.raises(Refused, match="503"):
+        await node.check(session, (token, "staged"))
+    with pytest.raises(Refused, match="503"):
+        await native(server, token=make_node_token(NodeTokenKind.NODE)).check(session)
+    status, graph, _ = await ask_graph(session, server, node_uuid="another")
+    assert (status, graph["edges"]) == (200, [])
+    status, answer, headers = await ask_graph(session, server, basearch="riscv64")
+    assert (status, answer["kind"], headers["Retry-After"]) == (503, "unavailable", "60")
+
+
+async def test_a_fault_of_ours_is_answered_and_logged(session, server, pool):
+    """In each dialect's own words, without a word of what went wrong inside."""
+    await pool.execute("ALTER TABLE control.payloads RENAME TO payloads_elsewhere")
+    status, answer, _ = await ask_graph(session, server, basearch="aarch64")
+    assert (status, answer["kind"]) == (500, "fault")
+    with pytest.raises(Refused, match="500"):
+        await native(server).check(session)
+
+
+async def test_only_so_much_is_remembered(pool, world, monkeypatch):
+    """Applications, archs and changesets that nobody asks for any more are forgotten."""
+    monkeypatch.setattr(graph_routes, "MAX_KINDS", 1)
+    monkeypatch.setattr(native_routes, "MAX_CHANGESETS", 1)
+    releases, details = graph_routes.ReleaseBook(pool, SystemClock()), native_routes.DetailsBook(pool)
+    for arch in ("amd64", "arm64", "amd64"):
+        found = await releases.releases(world.application_id, arch, 1)
+        assert [one.version for one in found] == ([world.version] if arch == "amd64" else [])
+    both = await asyncio.gather(*(releases.releases(world.application_id, "amd64", 2) for _ in range(2)))
+    assert both[0] is both[1]
+    assert (await details.of(world.changeset_id)).payloads[0].sha256 == world.sha256
+    assert (await details.of(uuid.uuid4())).payloads == ()
+    assert len(releases._known) == len(details._known) == 1
+
+
+async def test_a_simulated_node_hears_of_a_recall_and_may_fall_silent(session, server, telemetry, pool, world):
+    """Before its reboot it lets go; one that goes down for good says nothing more."""
+    node = native(server, telemetry)
+    check = node.check
+
+    async def halted_meanwhile(session, attempt=None):
+        if attempt is not None:
+            await pool.execute(
+                "SELECT control.halt_changeset_v1($1, 'bad', 'test', NULL, $2, 'test')",
+                world.changeset_id,
+                uuid.uuid4(),
+            )
+        return await check(session, attempt)
+
+    silent = native(server, telemetry, 1, fate=Fate.SILENT)
+    assert await silent.tick(session) is NativeStep.SILENT
+    assert await silent.tick(session) is NativeStep.SILENT
+    lost = coreos(7, fate=Fate.SILENT)
+    assert await lost.tick(session, base(server)) is Step.SILENT
+    assert await lost.tick(session, base(server)) is Step.SILENT
+    back = coreos(8, fate=Fate.ROLLS_BACK)
+    assert await back.tick(session, base(server)) is Step.ROLLED_BACK
+    assert await back.tick(session, base(server)) is Step.NO_UPDATE
+
+    class Interrupted(NativeNode):
+        async def check(self, session, attempt=None):
+            return await halted_meanwhile(session, attempt)
+
+    interrupted = Interrupted(
+        machine_id=node.machine_id, application="flatcar", version=OLD, check_url=node.check_url,
+        report_url=node.report_url, rng=random.Random(3), boot_id=node.boot_id,
+    )  # fmt: skip
+    assert await interrupted.tick(session) is NativeStep.RECALLED
+    assert (await attempts(pool))[node.machine_id] == ["failed"]
 
 
 # Floods

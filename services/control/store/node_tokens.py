@@ -57,7 +57,9 @@ class NodeTokens:
                 by,
             )
             if kind is NodeTokenKind.PATH:
-                # Path secrets are part of the snapshot that update_check decides by.
+                await self._database.raise_policy_version(connection)
+            if kind is NodeTokenKind.PATH:
+                # Path secrets are part of the snapshot that update_check answers by.
                 await self._database.raise_policy_version(connection)
             return {**await self.get(token_id, connection), "token": token}
 
