@@ -12,6 +12,7 @@ from services.cli.target import Options
 
 LAZY = {
     "app": "services.cli.applications:app",
+    "approval": "services.cli.approvals:approval",
     "backup": "services.cli.backup:backup",
     "changeset": "services.cli.changesets:changeset",
     "channel": "services.cli.channels:channel",
@@ -27,6 +28,7 @@ LAZY = {
     "report": "services.cli.reports:report",
     "rollout": "services.cli.rollouts:rollout",
     "status": "services.cli.status:status",
+    "token": "services.cli.tokens:token",
     "unhalt": "services.cli.gates:unhalt",
     "up": "services.cli.up:up",
 }
@@ -36,7 +38,7 @@ LAZY = {
     cls=LazyGroup,
     lazy=LAZY,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit status: 0 done, 1 refused, 2 wrongly used, 3 the server does not answer.",
+    epilog="Exit status: 0 done, 1 refused, 2 wrongly used, 3 the server does not answer, 4 somebody has to approve.",
 )
 @click.option("--url", envvar="UNEVENTFUL_URL", metavar="URL", help="Control's URL; else a running `up` is looked for.")
 @click.option(
@@ -57,6 +59,7 @@ LAZY = {
 @click.option(
     "--data", type=click.Path(file_okay=False, path_type=Path), help="The data directory of the `up` to talk to."
 )
+@click.option("--approval", metavar="ID", help="The approval that allows what needs four eyes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.version_option(package_name="uneventful", prog_name="uneventful")
 @click.pass_context
@@ -68,6 +71,7 @@ def cli(
     distribution_url: str | None,
     ready_file: Path | None,
     data: Path | None,
+    approval: str | None,
     as_json: bool,
 ) -> None:
     """Roll OS releases out to a fleet, and have them stopped by themselves when nodes start to roll back."""
@@ -78,6 +82,7 @@ def cli(
         ready_file=ready_file,
         data=data,
         as_json=as_json,
+        approval=approval,
     )
 
 

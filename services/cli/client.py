@@ -15,7 +15,7 @@ import orjson
 import stamina
 from yarl import URL
 
-from services.cli.errors import Refused, Unreachable, from_problem
+from services.cli.errors import Refused, Unreachable, Waits, from_problem
 from services.cli.target import Target
 
 API: Final = "/api/v1"
@@ -31,7 +31,8 @@ Item = dict[str, Any]
 class Client:
     """A session with the API; an ``async with`` block.
 
-    Every method raises `Refused` where the server will not and `Unreachable` where it does not answer.
+    Every method raises `Refused` where the server will not, `Unreachable` where it does not answer, and `Waits` where
+    another one has to allow it first.
 
     Args:
         target: Where, and with which token.
@@ -91,10 +92,15 @@ class Client:
         url = URL(self._target.url + API + path, encoded=True)
         data = None if body is None else orjson.dumps(body)
         headers = {} if data is None else {"Content-Type": "application/json"}
+        if method != "GET" and self._target.approval is not None:
+            headers["Uneventful-Approval"] = self._target.approval
         async with self._session.request(
             method, url, params=query, data=data, headers=headers, allow_redirects=False
         ) as answer:
-            return await _read(answer)
+            value = await _read(answer)
+            if answer.status == 202 and isinstance(value, dict) and "approval_id" in value:
+                raise Waits(value)
+            return value
 
     def _unreachable(self, fault: BaseException) -> Unreachable:
         what = "did not answer in time" if isinstance(fault, TimeoutError) else f"cannot be reached ({fault})"

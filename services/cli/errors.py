@@ -1,4 +1,4 @@
-"""What the command ends with: 1 refused, 2 wrongly used, 3 unreachable."""
+"""What the command ends with: 1 refused, 2 wrongly used, 3 unreachable, 4 waiting for another one's approval."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.cli.text import printable
 HINTS: dict[str, str] = {
     "not_authenticated": "Name the file with your token by --token-file or UNEVENTFUL_TOKEN_FILE; "
     "`python -m services.control token --name NAME` makes one.",
-    "not_permitted": "Ask for a token with the role admin.",
+    "not_permitted": "`uneventful token list`, by an admin, shows what each token may do.",
     "unavailable": "Try again in a moment; the server's /readyz says what it waits for.",
     "fault": "The log of the service has the details.",
 }
@@ -55,6 +55,29 @@ class Unreachable(Ended):
     """The server does not answer, or it is not known where it is."""
 
     exit_code: ClassVar[int] = 3
+
+
+class Waits(Ended):
+    """Nothing was done: somebody else has to allow it first.
+
+    Args:
+        approval: As the server answered it.
+    """
+
+    exit_code: ClassVar[int] = 4
+
+    def __init__(self, approval: Mapping[str, Any]) -> None:
+        approval_id = approval["approval_id"]
+        if approval["state"] == "approved":
+            message = f"nothing was done: approval {approval_id} allows it, and has to come with it"
+            hint = f"Repeat the command as `uneventful --approval {approval_id} ...`."
+        else:
+            message = f"nothing was done: {approval['action']} of {approval['subject']} needs another pair of eyes"
+            hint = (
+                f"An approver runs `uneventful approval approve {approval_id} --reason ...`; "
+                f"then repeat the command as `uneventful --approval {approval_id} ...`, until {approval['expires_at']}."
+            )
+        super().__init__(message, problem={**approval, "code": "approval_needed"}, hint=hint)
 
 
 def from_problem(status: int, problem: Mapping[str, Any]) -> Refused:

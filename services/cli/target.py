@@ -38,6 +38,7 @@ class Options:
     ready_file: Path | None = None
     data: Path | None = None
     as_json: bool = False
+    approval: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +49,13 @@ class Target:
         url: Control's base URL.
         token: The operator's token; None where no file was found: then the server will refuse.
         distribution_url: Where payloads are uploaded; None asks control.
+        approval: The approval that allows what is asked for, by its id.
     """
 
     url: str
     token: str | None
     distribution_url: str | None
+    approval: str | None = None
 
 
 def ready_path(options: Options) -> Path:
@@ -90,6 +93,7 @@ def find_target(options: Options) -> Target:
         url=url.rstrip("/"),
         token=None if token_file is None else _read_token(token_file),
         distribution_url=options.distribution_url or (None if options.url else _url_of(ready, "distribution")),
+        approval=options.approval,
     )
 
 

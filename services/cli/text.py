@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 MAX_SHOWN: Final = 200
+_SPAN: Final = re.compile(r"(?P<number>[1-9][0-9]{0,4})(?P<unit>[mhdw])", re.ASCII)
+_SPAN_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -116,3 +119,16 @@ def selector_of(pairs: tuple[str, ...]) -> dict[str, list[str]]:
             raise ValueError(f"{pair!r} is not FACT=VALUE[,VALUE...]")
         found.setdefault(fact, []).extend(split)
     return found
+
+
+def end_of_span(text: str, now: datetime | None = None) -> str:
+    """When a span like ``12h`` or ``90d`` from now ends, as the API takes it.
+
+    Raises:
+        ValueError: It is no number of minutes, hours, days or weeks.
+    """
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        raise ValueError("give a number and m, h, d or w, like 90d")
+    span = timedelta(**{_SPAN_UNITS[found["unit"]]: int(found["number"])})
+    return ((now or datetime.now(UTC)) + span).isoformat()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from datetime import UTC, datetime
 
 import click
 import pytest
@@ -313,3 +314,19 @@ def test_when_watching_ends(state, over):
     """When nothing more happens without an operator."""
     assert rollout_view.is_over(_rollout(state=state)) is over
     assert state in rollout_view.news(_rollout(state=state))
+
+
+@pytest.mark.parametrize(
+    ("span", "end"),
+    [("30m", "2026-01-01T00:30:00+00:00"), ("12h", "2026-01-01T12:00:00+00:00"), ("2w", "2026-01-15T00:00:00+00:00")],
+)
+def test_a_span_ends_later(span, end):
+    """Minutes, hours, days and weeks from now."""
+    assert text.end_of_span(span, datetime(2026, 1, 1, tzinfo=UTC)) == end
+
+
+@pytest.mark.parametrize("wrong", ["", "12", "0d", "h", "-1h", "1y", "999999d"])
+def test_what_is_no_span_is_refused(wrong):
+    """A number and a unit, both known."""
+    with pytest.raises(ValueError, match="90d"):
+        text.end_of_span(wrong)
