@@ -144,8 +144,8 @@ class Client:
         if _ID.fullmatch(reference):
             return reference
         group_id = await self.group_id(reference, app=app)
-        found = (await self.get("/rollouts", group=group_id, limit=50))["items"]
-        active = [item for item in found if item["state"] in ("created", "running", "paused", "halted")]
+        found = (await self.get("/rollouts", group=group_id, purpose="update", limit=50))["items"]
+        active = [item for item in found if item["state"] not in ("completed", "aborted", "superseded")]
         if not found:
             raise Refused(f"group {reference} has no rollout: promote a changeset to its channel")
         if len(active) > 1:

@@ -47,7 +47,7 @@ def evidence_line(item: Mapping[str, Any]) -> str:
 def nodes_line(item: Mapping[str, Any]) -> str:
     """How many nodes have it, and of the others what keeps them."""
     nodes = item["nodes"]
-    apart = [f"{nodes[name]} {name}" for name in ("quarantined", "silent", "cloned") if nodes[name]]
+    apart = [f"{nodes[name]} {name}" for name in ("quarantined", "excluded", "silent", "cloned") if nodes[name]]
     return ", ".join(
         [f"{nodes['on_target']} of {nodes['total']} on {cell(item['version'])}", f"{nodes['left']} left", *apart]
     )
@@ -56,8 +56,9 @@ def nodes_line(item: Mapping[str, Any]) -> str:
 def pace_line(item: Mapping[str, Any]) -> str:
     """What is in flight against the paces."""
     gate = item["gate"]
+    capped = item["pace"] if item["pace_cap"] is None else min(item["pace"], item["pace_cap"])
     return (
-        f"{item['group_in_flight']} of {item['pace']} in the group, "
+        f"{item['group_in_flight']} of {capped} in the group, "
         f"{item['changeset_in_flight']} of {gate['pace']} of the changeset"
     )
 
@@ -69,7 +70,9 @@ def lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
     shown = [
         ("rollout", f"{cell(item['version'])} ({cell(item['arch'])}) to {cell(item['group_name'])}"),
         ("id", str(item["rollout_id"])),
-        ("state", cell(item["state"]) + (f": {cell(item['reason'])}" if item["reason"] else "")),
+        ("state", cell(item["shown"]) + (f": {cell(item['reason'])}" if item["reason"] else "")),
+        *_purpose(item),
+        *_waiting(item),
         (
             "gate",
             cell(gate["state"])
@@ -86,6 +89,54 @@ def lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
     return shown
 
 
+def _purpose(item: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if item["purpose"] == "update":
+        return []
+    leaves = f", from {cell(item['leaves_version'])}" if item["leaves_version"] else ""
+    machines = f", only {cell(item['only_machines'])}" if item["only_machines"] else ""
+    return [("purpose", cell(item["purpose"]) + leaves + machines)]
+
+
+def _waiting(item: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    if item["fraction"] < 1:
+        found.append(("wave", f"{item['wave'] + 1}, {item['fraction']:.0%} of the group"))
+    if item["waits_for"]:
+        found.append(("waits for", "; ".join(cell(reason) for reason in item["waits_for"])))
+    if item["until"] is not None:
+        found.append(("until", f"{cell(item['until'])} at the earliest"))
+    if item["eta"] is not None:
+        found.append(("done by", f"{cell(item['eta'])}, as it went lately"))
+    if item["expedited_by"] is not None:
+        found.append(("expedited", f"by {cell(item['expedited_by'])}: {cell(item['expedite_reason'])}"))
+    if item["approved_by"] is not None:
+        found.append(("approved", f"by {cell(item['approved_by'])}"))
+    if item["excluded"]:
+        found.append(("excluded", cell([node["machine_id"] or node["node_id"] for node in item["excluded"]])))
+    return found
+
+
+GATE_COLUMNS: Final[Mapping[str, Any]] = {
+    "gate": lambda gate: "open" if gate["open"] else "shut",
+    "looks at": "subject",
+    "has seen": "seen",
+    "waits for": lambda gate: "; ".join(gate["waits_for"]),
+    "until": "until",
+    "evidence": lambda gate: (
+        gate["excludes"]
+        if gate["ln_e"] is None
+        else f"{gate['excludes']}: ln E' {gate['ln_e']:.2f} against {gate['threshold']:.2f}"
+    ),
+}
+"""What a gate has seen, what it waits for, and until when."""
+
+
+def would(event: Mapping[str, Any]) -> str:
+    """An event that a dry run would have made."""
+    return f"would: {cell(event['type'])} {cell(event['subject'])}"
+
+
 def news(item: Mapping[str, Any]) -> str:
     """One line that changes when something happened, for logs."""
-    return f"{cell(item['state'])}: {nodes_line(item)}; in flight {pace_line(item)}; {evidence_line(item)}"
+    waits = f"; waits for {'; '.join(cell(reason) for reason in item['waits_for'])}" if item["waits_for"] else ""
+    return f"{cell(item['shown'])}: {nodes_line(item)}; in flight {pace_line(item)}; {evidence_line(item)}{waits}"

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import orjson
+
 MAX_SHOWN: Final = 200
 _SPAN: Final = re.compile(r"(?P<number>[1-9][0-9]{0,4})(?P<unit>[mhdw])", re.ASCII)
 _SPAN_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -79,10 +81,10 @@ ATTEMPT_STATES: Final = (
 
 
 def settings_of(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """``name=value`` pairs; numbers and true, false, null are read as such.
+    """``name=value`` pairs; numbers, true, false, null, and lists and objects in JSON are read as such.
 
     Raises:
-        ValueError: A pair has no ``=`` or no name.
+        ValueError: A pair has no ``=`` or no name, or begins like a list or an object and is none.
     """
     found: dict[str, Any] = {}
     for pair in pairs:
@@ -97,6 +99,11 @@ def _read(value: str) -> Any:
     words: dict[str, Any] = {"true": True, "false": False, "null": None, "default": None}
     if value.lower() in words:
         return words[value.lower()]
+    if value.startswith(("[", "{")):
+        try:
+            return orjson.loads(value)
+        except orjson.JSONDecodeError as fault:
+            raise ValueError(f"{value[:MAX_SHOWN]!r} begins like JSON and is none: {fault}") from fault
     for kind in (int, float):
         try:
             return kind(value)

@@ -282,3 +282,42 @@ async def test_node_tokens_from_the_terminal(terminal, control, pool):
     await terminal.fails(2, "node", "token", "create", "--app", "os", "--path", "--expires-in", "soon")
 
     assert "No floods." in await terminal.text("node", "floods")
+
+
+async def test_a_rollout_is_steered(terminal, payload, fleet_of):
+    """Gates, waves, caps, exclusions, drills: shown in words, tried dry, and done."""
+    await released(terminal, payload)
+    group = await terminal.json("group", "show", "all")
+    await fleet_of(group, "machine-1", "1.0.0")
+    await fleet_of(group, "machine-2", "1.0.0")
+    gates = '[{"groups": ["all"], "mode": "time", "soak_s": 60}]'
+    waves = '[{"fraction": 0.5, "soak_s": 60}, {"fraction": 1}]'
+    await terminal.json(
+        "group", "add", "os", "prod", "--channel", "stable", "--policy", f"gates={gates}", "--policy", f"waves={waves}",
+        "--policy", "approval=true", "--select", "site=fra",
+    )  # fmt: skip
+    shown = await terminal.text("rollout", "show", "prod")
+    assert "1 more nodes of all to commit 2.0.0" in shown
+    assert "a soak of 1 min on all, which has not begun" in shown
+    assert "50% of the group" in shown
+    assert "waiting_for_gate" in await terminal.text("rollout", "list", "--purpose", "update")
+    dry = await terminal.text("rollout", "expedite", "prod", "--reason", "CVE", "--dry-run")
+    assert "would: rollout.expedited.v1" in dry
+    assert "Nothing was changed." in dry
+    assert (await terminal.json("rollout", "show", "prod"))["expedited_by"] is None
+    assert "expedited" in await terminal.text("rollout", "expedite", "prod", "--reason", "CVE")
+    assert (await terminal.json("rollout", "approve", "prod", "--reason", "fine"))["approved_by"] == "operator"
+    assert "Nothing would change." in await terminal.text("rollout", "approve", "prod", "--reason", "x", "--dry-run")
+    assert "only one that runs" in await terminal.fails(1, "rollout", "widen", "prod", "--reason", "r")
+    assert "whole group" in await terminal.fails(1, "rollout", "widen", "all", "--fraction", "0.9", "--reason", "r")
+    assert (await terminal.json("rollout", "cap", "all", "0", "--reason", "slow"))["pace_cap"] == 0
+    assert (await terminal.json("rollout", "cap", "all", "none", "--reason", "go"))["pace_cap"] is None
+    assert "a number of nodes" in await terminal.fails(2, "rollout", "cap", "all", "many", "--reason", "r")
+    assert "machine-1" in await terminal.text("rollout", "exclude", "all", "machine-1", "--reason", "in repair")
+    assert (await terminal.json("rollout", "include", "all", "machine-1", "--reason", "r"))["excluded"] == []
+    drill = await terminal.fails(1, "rollout", "drill", "all", "--node", "machine-1", "--reason", "r")
+    assert "no way back" in drill
+    would = await terminal.json("rollout", "abort", "all", "--reason", "r", "--dry-run")
+    assert (would["dry_run"], would["would"][0]["type"]) == (True, "rollout.aborted.v1")
+    assert "policy" in await terminal.fails(1, "rollout", "abort", "all", "--revert", "--reason", "r")
+    assert (await terminal.json("rollout", "abort", "all", "--reason", "r"))["state"] == "aborted"

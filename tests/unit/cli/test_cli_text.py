@@ -66,8 +66,10 @@ def test_tallies_keep_their_order_and_lose_nothing():
 
 def test_pairs_are_read():
     """Numbers and words of policies; lists of values of selectors."""
-    read = text.settings_of(("a=1", "b=0.5", "c=true", "d=default", "e=x=y"))
-    assert read == {"a": 1, "b": 0.5, "c": True, "d": None, "e": "x=y"}
+    read = text.settings_of(("a=1", "b=0.5", "c=true", "d=default", "e=x=y", 'f=[{"fraction": 1}]'))
+    assert read == {"a": 1, "b": 0.5, "c": True, "d": None, "e": "x=y", "f": [{"fraction": 1}]}
+    with pytest.raises(ValueError, match="begins like JSON"):
+        text.settings_of(("waves=[1",))
     assert text.selector_of(("oem=azure,ec2", "oem=gce", "track=beta")) == {
         "oem": ["azure", "ec2", "gce"],
         "track": ["beta"],
@@ -262,13 +264,28 @@ def _rollout(**changes):
         "arch": "x86_64",
         "group_name": "all",
         "state": "running",
+        "shown": changes.get("state", "running"),
+        "purpose": "update",
+        "leaves_version": None,
+        "only_machines": None,
+        "fraction": 1.0,
+        "wave": 0,
+        "waits_for": [],
+        "until": None,
+        "eta": None,
+        "expedited_by": None,
+        "expedite_reason": None,
+        "approved_by": None,
+        "excluded": [],
+        "gates": [],
         "reason": None,
         "pace": 3,
+        "pace_cap": None,
         "group_in_flight": 1,
         "changeset_in_flight": 2,
         "parked": 0,
         "attempts": {"committed": 4},
-        "nodes": {"total": 9, "on_target": 4, "left": 4, "quarantined": 1, "silent": 0, "cloned": 0},
+        "nodes": {"total": 9, "on_target": 4, "left": 4, "quarantined": 1, "excluded": 0, "silent": 0, "cloned": 0},
         "gate": {"state": "open", "reason": None, "braked_reason": None, "pace": 10, "evidence": None},
         "evidence": None,
         "standstill": None,
@@ -285,6 +302,52 @@ def test_a_rollout_on_one_screen():
     assert shown["stands still"] == "pace_of_group: full"
     assert shown["evidence"] == "nothing has started yet"
     assert "stands still" not in dict(rollout_view.lines(_rollout()))
+
+
+def test_what_a_rollout_waits_for_is_on_its_screen():
+    """Until when, in which wave, who hurried it, who is left out, and what it is for."""
+    shown = dict(
+        rollout_view.lines(
+            _rollout(
+                state="waiting_for_gate",
+                purpose="downgrade",
+                leaves_version="3.0.0",
+                only_machines=["m1"],
+                fraction=0.25,
+                wave=1,
+                waits_for=["a soak", "3 nodes"],
+                until="2026-11-22T20:50:01Z",
+                eta="2026-11-23T20:50:01Z",
+                expedited_by="ana",
+                expedite_reason="CVE",
+                approved_by="bob",
+                excluded=[{"machine_id": None, "node_id": "n1"}, {"machine_id": "m2", "node_id": "n2"}],
+                pace_cap=1,
+            )
+        )
+    )
+    assert shown["state"] == "waiting_for_gate"
+    assert shown["purpose"] == "downgrade, from 3.0.0, only m1"
+    assert shown["wave"] == "2, 25% of the group"
+    assert shown["waits for"] == "a soak; 3 nodes"
+    assert shown["until"] == "2026-11-22 20:50:01 at the earliest"
+    assert shown["done by"] == "2026-11-23 20:50:01, as it went lately"
+    assert (shown["expedited"], shown["approved"], shown["excluded"]) == ("by ana: CVE", "by bob", "n1, m2")
+    assert shown["in flight"].startswith("1 of 1 in the group")
+    assert "waits for a soak; 3 nodes" in rollout_view.news(_rollout(waits_for=["a soak", "3 nodes"]))
+
+
+def test_gates_and_dry_runs_in_words():
+    """What a gate has seen and still wants; what would have happened."""
+    gate = {"open": False, "waits_for": ["a soak", "3 nodes"], "excludes": "excludes nothing", "ln_e": None}
+    assert rollout_view.GATE_COLUMNS["gate"](gate) == "shut"
+    assert rollout_view.GATE_COLUMNS["waits for"](gate) == "a soak; 3 nodes"
+    assert rollout_view.GATE_COLUMNS["evidence"](gate) == "excludes nothing"
+    proof = {**gate, "open": True, "ln_e": 3.25, "threshold": 3.0}
+    assert rollout_view.GATE_COLUMNS["gate"](proof) == "open"
+    assert rollout_view.GATE_COLUMNS["evidence"](proof) == "excludes nothing: ln E' 3.25 against 3.00"
+    moved = {"type": "rollout.aborted.v1", "subject": "rollouts/r"}
+    assert rollout_view.would(moved) == "would: rollout.aborted.v1 rollouts/r"
 
 
 def test_evidence_against_the_threshold():
