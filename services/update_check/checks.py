@@ -207,7 +207,7 @@ class Checks:
         if not offer.repeated:
             if self._is_full(offer.rollout.rollout_id):
                 return WITHHELD[Reason.CHANGESET_PACE]
-            if self._domain_busy_until.get(_domain_of(offer.rollout, poll), 0.0) > self._clock.monotonic():
+            if self._is_busy(offer.rollout, poll):
                 return WITHHELD[Reason.FAILURE_DOMAIN]
         try:
             # The node's row must say what this poll says before an offer compares with it.
@@ -267,6 +267,11 @@ class Checks:
 
     def _is_full(self, rollout_id: uuid.UUID) -> bool:
         return self._full_until.get(rollout_id, 0.0) > self._clock.monotonic()
+
+    def _is_busy(self, rollout: RolloutView, poll: Poll) -> bool:
+        if rollout.failure_domain is None:
+            return False
+        return self._domain_busy_until.get(_domain_of(rollout, poll), 0.0) > self._clock.monotonic()
 
     def _new_grants(self, rollout_id: uuid.UUID) -> GroupCommit[tuple[int, GrantRequest], GrantResult]:
         async def flush(batch: list[tuple[int, GrantRequest]]) -> list[GrantResult]:

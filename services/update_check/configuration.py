@@ -115,7 +115,7 @@ class ArchRollouts:
 
     Attributes:
         update: The newest update.
-        former: While that does not serve: the newest one that does.
+        former: While that does not serve: the newest one that does, where that is older.
         floors: Beside the update, oldest version first.
         downgrades: By the version that nodes leave.
         drills: Newest first.

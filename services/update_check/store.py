@@ -30,7 +30,7 @@ from shared.domain.policy import TO_BOOT_S, Expedition, Order, Policy
 from shared.domain.rollout import SERVING, Purpose, RolloutState
 from shared.domain.scheme import VersionScheme
 from shared.domain.selector import selecting_facts
-from shared.domain.version import Version, parse
+from shared.domain.version import Version, is_newer, parse
 from shared.domain.windows import Windows
 from shared.omaha.response import TOKEN, Package, UpdateAnswer
 
@@ -323,6 +323,9 @@ def arch_rollouts(views: Iterable[RolloutView], dead_ends: frozenset[str]) -> Ar
     former = None
     if update is not None and not _serves(update):
         former = next((view for view in updates[1:] if _serves(view)), None)
+        if former is not None and not is_newer(update.version, former.version):
+            # The channel went back: what it left is not given to anybody any more.
+            former = None
     return ArchRollouts(
         update=update,
         former=former,

@@ -149,6 +149,9 @@ async def test_of_very_many_polls_the_rest_is_counted(pool):
     assert {row["machine_id"] for row in rows if row["machine_id"]} == {"ab?"}
     assert [row["detail"] for row in rows if row["answer"] == "left_out"] == ["37 more polls in this second"]
     assert max(len(row["detail"]) for row in rows) == 256
+    watched.rejected("native", "omaha_malformed", address="192.0.2.7")
+    await watched.flush()
+    assert await pool.fetchval("SELECT address FROM fleet.watched_polls ORDER BY poll_id DESC LIMIT 1") == "192.0.2.7"
 
     away = await asyncpg.create_pool(min_size=0, max_size=1, host="127.0.0.1", port=9, user="nobody", password="x")
     lost = PollWatch(away, keeper, SystemClock())

@@ -196,13 +196,15 @@ def test_a_drill_leads_its_machines_there_and_back():
 
 
 def test_the_former_update_serves_until_the_newer_one_does():
-    """Latecomers are not left where they are because something newer waits."""
+    """Latecomers are not left where they are because something newer waits; what the channel left is not given out."""
     former = view("2.0.0", state="completed")
     waiting = arch_rollouts([view("3.0.0", state="waiting_for_gate"), former], frozenset())
     assert [picked(waiting, version) for version in ("1.0.0", "2.0.0")] == ["2.0.0", "3.0.0"]
     running = arch_rollouts([view("3.0.0"), former], frozenset())
     assert picked(running, "1.0.0") == "3.0.0"
     assert picked(arch_rollouts([former], frozenset()), "1.0.0") == "2.0.0"
+    left = arch_rollouts([view("1.5.0", state="waiting_for_gate"), former], frozenset())
+    assert picked(left, "1.0.0") == "1.5.0"
     alone = arch_rollouts([view("3.0.0", state="halted")], frozenset())
     assert picked(alone, "1.0.0") == "3.0.0"
     unreadable = arch_rollouts([view("x", purpose=Purpose.FLOOR), view("3.0.0")], frozenset())

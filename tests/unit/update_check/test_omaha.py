@@ -130,6 +130,25 @@ def test_each_fact_alone_is_as_all_together():
         assert omaha.fact(request, empty, name) is None
 
 
+def test_what_a_node_tells_wins_over_what_was_imported():
+    """Its group is found by both; its reports say what it told alone."""
+    request = Request(protocol="3.0", install_source="ondemandupdate")
+    imported = {"track": "stable", "site": "fra"}
+
+    def poll_with(track: str) -> Poll:
+        return omaha.poll_of(
+            request, app(track=track), FLATCAR, at=AT, address=None, traceparent=None, imported=imported
+        )
+
+    silent, says = poll_with(""), poll_with("edge")
+    assert (silent.group, says.group) == (GROUP, None)
+    assert [silent.fact(name) for name in ("track", "site", "rack")] == ["stable", "fra", None]
+    assert says.fact("track") == "edge"
+    assert "site" not in says.facts()
+    assert silent.on_demand
+    assert not poll().on_demand
+
+
 words = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=MAX_ATTRIBUTE_CHARS)
 
 
