@@ -178,28 +178,31 @@ class Fleet:
         if error is None and self._failure is not None:
             raise self._failure
 
-    def add_nodes(self, count: int, *, version: str | None = None, track: str | None = None) -> range:
+    def add_nodes(self, count: int, *, version: str | None = None, track: str | None = None, alias: str = "") -> range:
         """Switches more nodes on.
 
         Args:
             count: How many.
             version: What they run; the fleet's where None.
             track: The channel or group that they name; the fleet's where None.
+            alias: What their aliases begin with, before a number from 1 on; none where empty.
 
         Returns:
             Their indices in ``nodes``.
         """
         first = len(self._nodes)
         running = self._version if version is None else version
+        named = self._track if track is None else track
         for index in range(first, first + count):
             machine_id = hashlib.blake2b(f"machine:{self._seed}:{index}".encode(), digest_size=16).hexdigest()
             node = Node(
                 Identity(
                     machine_id=machine_id,
                     aleph_version=running,
-                    track=self._track if track is None else track,
+                    track=named,
                     arch=self._arch,
                     application_id=self._application_id,
+                    machine_alias=f"{alias}-{index - first + 1}" if alias else "",
                 ),
                 running,
                 fate_of=partial(self._plan.fate, self._seed, machine_id),
@@ -210,6 +213,8 @@ class Fleet:
             self._nodes.append(node)
             self.statistics.nodes += 1
             self.statistics.running[running] += 1
+            self.statistics.by_track[named].nodes += 1
+            self.statistics.by_track[named].running[running] += 1
             self.statistics.states[node.state] += 1
             self._dispatch(index, node.start())
         return range(first, first + count)
@@ -316,11 +321,14 @@ class Fleet:
         elif state is NodeState.STAGED and node.state is NodeState.IDLE:
             counts.reset += 1
         elif state is NodeState.REBOOTING:
+            of_track = statistics.by_track[node.identity.track]
             statistics.running[version] -= 1
+            of_track.running[version] -= 1
             if node.state is NodeState.OFF:
                 counts.vanished += 1
                 return
             statistics.running[node.version] += 1
+            of_track.running[node.version] += 1
             if node.last_outcome is Outcome.COMMITTED:
                 counts.committed += 1
             else:
@@ -371,12 +379,12 @@ class Fleet:
     def _count_check(self, node: Node, sent_at: datetime) -> None:
         """Counts what the node made of the answer to a check."""
         statistics = self.statistics
-        machine_id = node.identity.machine_id
+        machine_id, track = node.identity.machine_id, node.identity.track
         now = self._clock.now()
         match node.last_check:
             case CheckResult.GRANTED:
                 statistics.grants += 1
-                statistics.grant_answers.append(CheckAnswer(machine_id, node.version, sent_at, now, node.target))
+                statistics.grant_answers.append(CheckAnswer(machine_id, track, node.version, sent_at, now, node.target))
                 counts = statistics.by_version[node.target]
                 counts.granted += 1
                 exposed = self._exposed[node.target]
@@ -384,9 +392,10 @@ class Fleet:
                     exposed.add(machine_id)
                     counts.exposed += 1
                     counts.fates[node.fate] += 1
+                    statistics.by_track[track].exposed[node.target] += 1
             case CheckResult.NO_UPDATE:
                 statistics.held += 1
-                statistics.held_answers.append(CheckAnswer(machine_id, node.version, sent_at, now, ""))
+                statistics.held_answers.append(CheckAnswer(machine_id, track, node.version, sent_at, now, ""))
             case CheckResult.BACKING_OFF:
                 statistics.backing_off += 1
             case CheckResult.FAILED:

@@ -67,16 +67,41 @@ class VersionStatistics:
         }
 
 
+@dataclass(slots=True)
+class TrackStatistics:
+    """The nodes that name one track, which is their channel or group.
+
+    Attributes:
+        nodes: Nodes that were ever switched on.
+        running: Those by the version that they run, without those that are off.
+        exposed: Those that were offered a version at least once, by that version.
+    """
+
+    nodes: int = 0
+    running: Counter[str] = field(default_factory=Counter)
+    exposed: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, object]:
+        """The numbers, ready for JSON."""
+        return {"nodes": self.nodes, "running": _by_version(self.running), "exposed": _by_version(self.exposed)}
+
+
+def _by_version(counts: Counter[str]) -> dict[str, int]:
+    return {version: count for version, count in sorted(counts.items()) if count}
+
+
 @dataclass(frozen=True, slots=True)
 class CheckAnswer:
     """One answered update check.
 
     Attributes:
+        track: What the node names as its channel or group.
         running: What the node ran when it asked.
         version: What was offered; empty when nothing was.
     """
 
     machine_id: str
+    track: str
     running: str
     sent_at: datetime
     answered_at: datetime
@@ -111,6 +136,7 @@ class FleetStatistics:
         states: Nodes by state.
         running: Nodes by the version that they run, without those that are off.
         by_version: By the version offered.
+        by_track: By the track that nodes name.
         polls: Update checks that were sent.
         grants: Of those, answered with an update.
         held: Of those, answered with ``noupdate``.
@@ -132,6 +158,7 @@ class FleetStatistics:
     states: Counter[NodeState] = field(default_factory=Counter)
     running: Counter[str] = field(default_factory=Counter)
     by_version: defaultdict[str, VersionStatistics] = field(default_factory=lambda: defaultdict(VersionStatistics))
+    by_track: defaultdict[str, TrackStatistics] = field(default_factory=lambda: defaultdict(TrackStatistics))
     polls: int = 0
     grants: int = 0
     held: int = 0
@@ -160,17 +187,20 @@ class FleetStatistics:
         """Omaha messages that were sent."""
         return self.polls + self.pings + self.events
 
-    def first_held_after(self, when: datetime, *, running: str | None = None) -> CheckAnswer | None:
+    def first_held_after(
+        self, when: datetime, *, running: str | None = None, track: str | None = None
+    ) -> CheckAnswer | None:
         """The earliest answer of ``noupdate`` to a check that was sent at or after ``when``.
 
         Args:
             when: Aware, UTC.
             running: Only by nodes that ran this version when they asked; by any where None.
+            track: Only by nodes that name this track; by any where None.
         """
         later = (
             answer
             for answer in self.held_answers
-            if answer.sent_at >= when and (running is None or answer.running == running)
+            if answer.sent_at >= when and running in {None, answer.running} and track in {None, answer.track}
         )
         return min(later, key=lambda answer: answer.answered_at, default=None)
 
@@ -184,8 +214,9 @@ class FleetStatistics:
             "nodes": self.nodes,
             "live": self.live,
             "states": {state.value: self.states[state] for state in NodeState},
-            "running": {version: count for version, count in sorted(self.running.items()) if count},
+            "running": _by_version(self.running),
             "versions": {version: counts.as_dict() for version, counts in sorted(self.by_version.items())},
+            "tracks": {track: counts.as_dict() for track, counts in sorted(self.by_track.items())},
             "polls": self.polls,
             "grants": self.grants,
             "held": self.held,

@@ -259,6 +259,25 @@ async def test_nodes_that_join_later():
         assert not await fleet.run_until(lambda statistics: statistics.nodes > 5, 0.01), "the deadline holds"
 
 
+async def test_what_each_track_saw():
+    """Nodes of one track take the release and those of the other are never offered it: counted apart, as aliased."""
+    started = datetime.now(UTC)
+    async with serving(OmahaServer()) as server, fleet_of(server, 6) as fleet:
+        fleet.add_nodes(4, version="1.0.0", track="beta", alias="fra-canary")
+        assert [node.identity.machine_alias for node in fleet.nodes[5:8]] == ["", "fra-canary-1", "fra-canary-2"]
+
+        def done(statistics) -> bool:
+            asked = statistics.first_held_after(started, track="beta")
+            return statistics.by_track["stable"].running[NEW] == 6 and asked is not None
+
+        assert await fleet.run_until(done, DEADLINE_S), fleet.statistics.as_dict()
+        assert fleet.statistics.first_held_after(started, track="beta", running=NEW) is None
+        assert fleet.statistics.as_dict()["tracks"] == {
+            "beta": {"nodes": 4, "running": {"1.0.0": 4}, "exposed": {}},
+            "stable": {"nodes": 6, "running": {NEW: 6}, "exposed": {NEW: 6}},
+        }
+
+
 class BrokenPlan(FleetPlan):
     """A plan with a fault in its code."""
 
