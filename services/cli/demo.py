@@ -89,7 +89,8 @@ def _directory(data: Path | None) -> Path:
 
 async def _run(people: Console, data: Path, *, nodes: int, bad_rate: float, bus: Bus, seed: int, live: bool) -> Summary:
     def say(line: str) -> None:
-        people.print(Text(line), soft_wrap=True)
+        # A live display has to know on how many lines of the screen this stands.
+        people.print(Text(line), soft_wrap=not live)
 
     if not live:
         return await play(
@@ -113,6 +114,8 @@ def _line_now_and_then(say: Callable[[str], None]) -> Callable[[Scene], None]:
 
     def show(scene: Scene) -> None:
         nonlocal shown, last
+        if not scene.act:
+            return
         shown += 1
         line = plain_line(scene)
         if line != last and shown % 12 == 1:

@@ -313,9 +313,10 @@ async def _good(stage: Stage) -> GoodEnd:
         return (
             production.attempts("committed") >= fleet.production_nodes
             and canaries.attempts("committed") >= fleet.canary_nodes
+            and production.state == canaries.state == "completed"
         )
 
-    await stage.until(everywhere, 100.0)
+    await stage.until(everywhere, 90.0)
     committed = production.attempts("committed") + canaries.attempts("committed")
     running = stage.runs(PRODUCTION, STABLE) + stage.runs(CANARIES, STABLE)
     stage.tell(STABLE, f"runs on {running} of {fleet.nodes} nodes")

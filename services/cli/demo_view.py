@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -16,15 +16,13 @@ from services.cli.demo_cast import CANARIES
 from services.cli.demo_stage import TRACKS, Scene, StoryLine, Troupe
 from services.cli.demo_story import ACTS, Summary, gate_words
 
-_BAR = 24
+_BAR = 20
 _SIDE_BY_SIDE = 120
 """Columns that two panels beside each other need."""
 
 
 def plain_line(scene: Scene) -> str:
     """The scene in one line."""
-    if not scene.act:
-        return f"{scene.statistics.polls} polls"
     return f"{scene.seconds:6.1f} s  {_group_line(scene.canaries)}; {_group_line(scene.production)}"
 
 
@@ -59,10 +57,10 @@ def picture(scene: Scene, width: int) -> RenderableType:
 
 
 def _timeline(scene: Scene) -> RenderableType:
-    table = Table.grid(padding=(0, 1))
-    table.add_column(width=1)
-    table.add_column(justify="right", width=7, style="dim")
-    table.add_column(no_wrap=True)
+    table = Table.grid(padding=(0, 1), expand=True)
+    table.add_column(width=1, no_wrap=True)
+    table.add_column(justify="right", width=7, style="dim", no_wrap=True)
+    table.add_column(ratio=1)
     began = {line.act: line.at_s for line in reversed(scene.told)}
     last: Mapping[str, StoryLine] = {line.act: line for line in scene.told}
     acts = list(ACTS)
@@ -74,7 +72,7 @@ def _timeline(scene: Scene) -> RenderableType:
         elif number == now:
             table.add_row(Text("▶", style="bold cyan"), at, Text(title, style="bold"))
             if act in last:
-                table.add_row("", "", Text(f"{last[act].version} {last[act].what}", style="cyan", overflow="ellipsis"))
+                table.add_row("", "", Text(f"{last[act].version} {last[act].what}", style="cyan"))
         else:
             table.add_row(Text("·", style="dim"), at, Text(title, style="dim"))
     return Panel(table, title=f"{scene.seconds:.0f} s, {scene.statistics.polls} polls", title_align="left")
@@ -87,47 +85,53 @@ def _group(troupe: Troupe) -> RenderableType:
     rollout = troupe.rollout
     if rollout is None:
         return Panel(Text(versions or "no node yet"), title=title, title_align="left")
-    lines: list[RenderableType] = [_bars(troupe, rollout), Text(versions, style="dim")]
     shown = rollout["shown"]
+    style = _STYLES.get(shown, "none")
+    lines: list[RenderableType] = [_bars(troupe, rollout, style), Text(versions, style="dim")]
     if shown == "halted":
-        lines.append(Text(f"HALTED: {rollout['reason']}", style="bold red"))
+        lines.append(Text(f"HALTED: {rollout['reason']}", style=style))
     elif shown == "waiting_for_gate":
-        lines += [Text(line, style="yellow") for line in gate_lines(rollout, datetime.now(UTC))]
-    elif rollout["standstill"] is not None and shown not in ("completed", "superseded"):
-        lines.append(Text(f"stands still: {rollout['explanation']}", style="yellow"))
-    return Panel(
-        Group(*lines),
-        title=f"{title}: {rollout['version']} {shown.replace('_', ' ')}",
-        title_align="left",
-        border_style={"halted": "red", "braked": "yellow", "waiting_for_gate": "yellow", "completed": "green"}.get(
-            shown, "none"
-        ),
-    )
+        lines += [Text(line, style=style) for line in gate_lines(rollout, datetime.now(UTC))]
+    elif shown in ("braked", "held"):
+        lines.append(Text(f"stands still: {rollout['explanation']}", style=style))
+    return Panel(Group(*lines), title=title, title_align="left", border_style=style)
 
 
-def _bars(troupe: Troupe, rollout: Mapping[str, Any]) -> RenderableType:
+_STYLES: Final[Mapping[str, str]] = {
+    "halted": "bold red",
+    "aborted": "red",
+    "braked": "yellow",
+    "held": "yellow",
+    "waiting_for_gate": "yellow",
+    "completed": "green",
+}
+
+
+def _bars(troupe: Troupe, rollout: Mapping[str, Any], style: str) -> RenderableType:
     bars = Table.grid(padding=(0, 1))
-    bars.add_column(style="bold", no_wrap=True)
-    bars.add_column(width=_BAR)
+    bars.add_column(style="bold", no_wrap=True, width=7)
+    bars.add_column(width=_BAR, no_wrap=True)
     bars.add_column(overflow="ellipsis", no_wrap=True)
-    running = troupe.running.get(rollout["version"], 0)
-    wave = "" if rollout["fraction"] >= 1 else f", wave of {rollout['fraction']:.0%}"
+    running, shown = troupe.running.get(rollout["version"], 0), rollout["shown"]
+    wave = f", wave of {rollout['fraction']:.0%}" if shown == "running" and rollout["fraction"] < 1 else ""
+    bars.add_row("release", Text(rollout["version"], style="bold"), Text(shown.replace("_", " "), style=style))
     bars.add_row(
         "nodes",
         ProgressBar(total=max(1, troupe.nodes), completed=running, width=_BAR),
         f"{running} of {troupe.nodes} run it{wave}",
     )
-    pace, in_flight = rollout["pace"], rollout["group_in_flight"]
-    bars.add_row(
-        "pace",
-        ProgressBar(total=max(1, pace), completed=min(pace, in_flight), width=_BAR),
-        f"{in_flight} of {pace} in flight",
-    )
-    words, share = evidence(rollout)
-    bars.add_row("halt", ProgressBar(total=1.0, completed=share, width=_BAR, complete_style="red"), words)
-    for gate in rollout["gates"] if rollout["shown"] == "waiting_for_gate" else ():
+    for gate in rollout["gates"] if shown == "waiting_for_gate" else ():
         words, share = promotion_evidence(gate)
         bars.add_row("gate", ProgressBar(total=1.0, completed=share, width=_BAR, complete_style="green"), words)
+    if shown != "waiting_for_gate":
+        pace, in_flight = rollout["pace"], rollout["group_in_flight"]
+        bars.add_row(
+            "pace",
+            ProgressBar(total=max(1, pace), completed=min(pace, in_flight), width=_BAR),
+            f"{in_flight} of {pace} in flight",
+        )
+        words, share = evidence(rollout)
+        bars.add_row("halt", ProgressBar(total=1.0, completed=share, width=_BAR, complete_style="red"), words)
     return bars
 
 
@@ -150,8 +154,9 @@ def evidence(rollout: Mapping[str, Any]) -> tuple[str, float]:
     if not found:
         return "no evidence yet", 0.0
     ln_e, threshold = float(found["ln_e"]), float(found["threshold"])
-    said = f"ln E {ln_e:+.2f} of {threshold:.2f} that halt, {found['bad']} bad of {found['started']}"
-    return said, min(1.0, max(0.0, ln_e / threshold))
+    return f"ln E {ln_e:+.2f} of {threshold:.2f}, {found['bad']} bad of {found['started']}", min(
+        1.0, max(0.0, ln_e / threshold)
+    )
 
 
 def promotion_evidence(gate: Mapping[str, Any]) -> tuple[str, float]:
