@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -15,6 +16,7 @@ import msgspec
 from services.cli.client import Client
 from services.cli.demo_cast import CANARIES, PRODUCTION, Cast, cast
 from services.cli.demo_stage import PAYLOAD_BYTES, TRACKS, Say, Show, Stage, StoryLine, running
+from services.cli.errors import Refused
 from services.cli.target import Options, find_target
 from services.simulator.fates import Fate, FleetPlan
 from services.simulator.fleet import Fleet
@@ -46,6 +48,7 @@ TIME_FACTOR: Final = 1_000.0
 """45 minutes between polls become 2.7 s."""
 SOAK_S: Final = 8.0
 """At that factor, a bit more than two hours."""
+_LEDGER_SECONDS: Final = 10.0
 WAVES: Final = ({"fraction": 0.05, "soak_s": 2.0}, {"fraction": 0.3, "soak_s": 2.0}, {"fraction": 1.0})
 
 # The nodes live a thousand times faster than the machine that they run on, so deadlines of silence are not scaled
@@ -364,7 +367,8 @@ async def _bad(stage: Stage) -> tuple[BadEnd, ProductionEnd]:
         return canaries.state in ("halted", "completed") or (few and canaries.braked)
 
     await stage.until(decided, 60.0)
-    if few and canaries.braked:
+    braked = few and canaries.braked
+    if braked:
         stage.tell(BAD_BETA, "braked at the first canary that rolled back; somebody looks, and halts it", CANARIES)
         await stage.client.post(f"/rollouts/{canaries.rollout_id}/halt", {"reason": "a canary rolled back"})
         await stage.until(lambda: canaries.state == "halted", 10.0)
@@ -385,7 +389,7 @@ async def _bad(stage: Stage) -> tuple[BadEnd, ProductionEnd]:
         report_to_halt_ms=None if halt is None else _milliseconds(halt.report_at, halt.halted_at),
         report_to_first_refusal_ms=None if halt is None or refused is None else _milliseconds(halt.report_at, refused),
         reason=None if halt is None else halt.reason,
-        braked=few,
+        braked=braked,
         superseded=await _recovery(stage) if halt is not None else False,
     )
     return bad, ProductionEnd(
@@ -451,11 +455,13 @@ class _Halt:
     reason: str
 
 
-async def _halt_of(client: Client, version: str) -> _Halt | None:
+async def _halt_of(client: Client, version: str) -> _Halt:
     changeset_id = await client.changeset_id(version)
-    halt = await _first(_events(client, "changeset.halted.v1", changeset_id))
-    if halt is None:
-        return None
+    deadline = time.monotonic() + _LEDGER_SECONDS
+    while (halt := await _first(_events(client, "changeset.halted.v1", changeset_id))) is None:
+        if time.monotonic() > deadline:
+            raise Refused(f"{version} is halted, but the ledger does not say so after {_LEDGER_SECONDS:g} s")
+        await asyncio.sleep(0.05)
     evidence = halt["data"].get("evidence")
     if evidence is not None:
         report = await client.get(f"/events/{evidence['deciding_seq']}")
