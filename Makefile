@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml
 	@touch $(STAMP)
 	@echo "make: $(VENV) is complete"
 
-demo: ## Roll out a good release and a bad one to simulated nodes, and watch the bad one being halted
+demo: ## Watch releases soak on canaries, follow to production by themselves, and a bad one being halted
 	@sh deploy/bootstrap demo "$(PYTHON)"
 	@$(MAKE) -s --no-print-directory $(STAMP)
 	@$(BIN)/uneventful demo $(DEMO_ARGS)
