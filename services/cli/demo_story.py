@@ -370,7 +370,8 @@ async def _bad(stage: Stage) -> tuple[BadEnd, ProductionEnd]:
     braked = few and canaries.braked
     if braked:
         stage.tell(BAD_BETA, "braked at the first canary that rolled back; somebody looks, and halts it", CANARIES)
-        await stage.client.post(f"/rollouts/{canaries.rollout_id}/halt", {"reason": "a canary rolled back"})
+        changeset_id = await stage.client.changeset_id(BAD_BETA)
+        await stage.client.post(f"/changesets/{changeset_id}/halt", {"reason": "a canary rolled back"})
         await stage.until(lambda: canaries.state == "halted", 10.0)
     halt = await _halt_of(stage.client, BAD_BETA) if canaries.state == "halted" else None
     refused = await _after_the_halt(stage, halt) if halt is not None else None
