@@ -62,7 +62,8 @@ def cast(nodes: int, *, soak_s: float) -> Cast:
         nodes: All of them, at least 20.
         soak_s: How long a release soaks on the canaries, in seconds.
     """
-    pooled = max(JUDGED_ALONE + 2, nodes * 22 // 100) if nodes >= 200 else nodes * 3 // 10
+    # In a small fleet half of it, so that a bad release hardly misses all of them.
+    pooled = max(JUDGED_ALONE + 2, nodes * 22 // 100) if nodes >= 200 else max(nodes * 3 // 10, min(nodes // 2, 20))
     # Some of them may be bad or late: what takes nearly all of them would wait for the last one.
     rate = next((p1 for p1 in _PROVABLE if (promotion.nodes_needed(0, p1) or nodes) <= 0.85 * pooled), None)
     gate: dict[str, Any] = {"groups": [CANARIES], "soak_s": soak_s}

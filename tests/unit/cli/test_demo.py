@@ -37,7 +37,7 @@ def test_every_fleet_can_open_its_gate(nodes):
 
 @pytest.mark.parametrize(
     ("nodes", "canaries", "mode", "rate"),
-    [(20, 6, "time", None), (40, 12, "proof", 0.3), (120, 36, "proof", 0.15), (300, 66, "proof", 0.1)],
+    [(20, 10, "time", None), (40, 20, "proof", 0.2), (120, 36, "proof", 0.15), (300, 66, "proof", 0.1)],
 )
 def test_the_gate_follows_from_the_number_of_canaries(nodes, canaries, mode, rate):
     """Few canaries prove little, so that they are asked for less, and very few for time alone."""
