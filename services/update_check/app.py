@@ -13,7 +13,7 @@ from aiohttp import web
 
 from services.update_check.checks import Checks
 from services.update_check.contacts import ContactBook
-from services.update_check.dialect_store import write_floods
+from services.update_check.dialect_store import tell_floods
 from services.update_check.flood import FloodGuard, Rate
 from services.update_check.graph_routes import APPLICATION, RELEASES, ReleaseBook, add_graph_routes
 from services.update_check.keeper import SnapshotKeeper, postgres_is_away
@@ -147,22 +147,15 @@ def make_app(settings: Settings) -> web.Application:
                     if not postgres_is_away(error):
                         raise
 
-    async def tell_floods(app: web.Application) -> None:
+    async def keep_telling_floods(app: web.Application) -> None:
         while True:
             await asyncio.sleep(FLOODS_EVERY_S)
-            floods = app[FLOODS].drain()
-            if floods:
-                try:
-                    await write_floods(app[POOL], floods, app[CLOCK].now())
-                except Exception as error:
-                    if not postgres_is_away(error):
-                        raise
-                    app[FLOODS].put_back(floods)
+            await tell_floods(app[POOL], app[FLOODS], app[CLOCK].now())
 
     app.cleanup_ctx.append(parts)
     app.cleanup_ctx.append(background("snapshot", keep))
     app.cleanup_ctx.append(background("contacts", write_contacts))
     app.cleanup_ctx.append(background("watch", watch_polls))
     app.cleanup_ctx.append(background("spool", drain))
-    app.cleanup_ctx.append(background("floods", tell_floods))
+    app.cleanup_ctx.append(background("floods", keep_telling_floods))
     return app

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -12,7 +11,8 @@ from typing import Any, Final
 import asyncpg
 
 from services.update_check.cincinnati import Release, pullspec_of
-from services.update_check.flood import Flood
+from services.update_check.flood import FloodGuard
+from services.update_check.keeper import postgres_is_away
 from services.update_check.native import AttemptStanding, Payload, Signature
 from shared.db.queries import Queries
 
@@ -112,14 +112,22 @@ async def enrol(  # what the function takes
     return Enrolment(*row)
 
 
-async def write_floods(pool: asyncpg.Pool[Any], floods: Sequence[Flood], at: datetime) -> None:
-    """Add what was dropped, and tell the ledger of it."""
-    await pool.execute(
-        QUERIES["flooded"],
-        [flood.application_id for flood in floods],
-        [flood.kind.value for flood in floods],
-        [flood.source for flood in floods],
-        [flood.dropped for flood in floods],
-        at,
-        timeout=10,
-    )
+async def tell_floods(pool: asyncpg.Pool[Any], guard: FloodGuard, at: datetime) -> None:
+    """Write down what was dropped, and tell the ledger of it; while Postgres is away it is remembered."""
+    floods = guard.drain()
+    if not floods:
+        return
+    try:
+        await pool.execute(
+            QUERIES["flooded"],
+            [flood.application_id for flood in floods],
+            [flood.kind.value for flood in floods],
+            [flood.source for flood in floods],
+            [flood.dropped for flood in floods],
+            at,
+            timeout=10,
+        )
+    except Exception as error:
+        if not postgres_is_away(error):
+            raise
+        guard.put_back(floods)

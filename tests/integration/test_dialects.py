@@ -24,6 +24,8 @@ from services.telemetry.app import make_app as make_telemetry
 from services.telemetry.settings import Settings as TelemetrySettings
 from services.update_check import graph_routes, native_routes
 from services.update_check.app import FLOODS, KEEPER, make_app
+from services.update_check.dialect_store import tell_floods
+from services.update_check.flood import FloodGuard, Rate
 from services.update_check.native_routes import POOL
 from services.update_check.settings import Settings
 from shared.clock import SystemClock
@@ -237,6 +239,29 @@ async def test_one_pace_holds_for_all_of_them(session, server, telemetry, pool, 
     assert await attempts(pool) == {f"{0:032x}": ["offered"]}
 
 
+async def test_each_of_them_takes_the_floor_first(session, server, telemetry, pool, world):
+    """A barrier in zincati's words: it leads there, then on; the others get the same two releases in turn."""
+    async with pool.acquire() as connection:
+        floor = await make_world(
+            connection, version="3033.2.0.5", payload=b"floor", pace=100, supersede=False, purpose="floor"
+        )
+        await connection.execute(
+            "UPDATE control.changesets SET floor = true, floor_reason = 'new signing key' WHERE changeset_id = $1",
+            floor.changeset_id,
+        )
+    await settle(server, pool)
+    node, other = coreos(), native(server, telemetry)
+
+    for version in (floor.version, world.version):
+        assert await node.tick(session, base(server)) is Step.UPDATED
+        assert node.version == version
+        assert await other.tick(session) is NativeStep.COMMITTED
+        assert other.version == version
+    assert node.last is not None
+    barrier = next(one for one in node.last.nodes if one.version == floor.version)
+    assert barrier.metadata["org.fedoraproject.coreos.updates.barrier_reason"] == "new signing key"
+
+
 # Cincinnati
 
 
@@ -356,6 +381,13 @@ async def test_what_is_asked_wrongly_is_refused_in_cincinnatis_words(session, se
     assert (status, answer["kind"]) == (406, "not_acceptable")
     async with session.get(str(server.make_url("/v1/graph?oci=true&oci=true"))) as twice:
         assert (twice.status, (await twice.json())["kind"]) == (400, "invalid_input")
+
+
+async def test_an_arch_that_nothing_is_rolled_out_to_is_not_looked_up(session, server, pool):
+    """Made-up names cost no query; the node finds itself, and nothing leads on."""
+    status, graph, _ = await ask_graph(session, server, basearch="made-up")
+    assert (status, len(graph["nodes"]), graph["edges"]) == (200, 1, [])
+    assert server.app[graph_routes.RELEASES]._known == {}
 
 
 async def test_openshifts_type_is_answered_in_kind(session, server):
@@ -550,14 +582,20 @@ async def test_while_postgres_is_away_nothing_is_granted_and_nothing_is_called_o
         await native(server, token=make_node_token(NodeTokenKind.NODE)).check(session)
     status, graph, _ = await ask_graph(session, server, node_uuid="another")
     assert (status, graph["edges"]) == (200, [])
-    status, answer, headers = await ask_graph(session, server, basearch="riscv64")
+    server.app[graph_routes.RELEASES]._known.clear()
+    status, answer, headers = await ask_graph(session, server)
     assert (status, answer["kind"], headers["Retry-After"]) == (503, "unavailable", "60")
+    guard = FloodGuard(machine=Rate(1, 1), address=Rate(0, 1))
+    for _ in range(3):
+        guard.take(node_id_for(uuid.UUID(int=1), "any"), "m", None, 0.0)
+    await tell_floods(server.app[POOL], guard, SystemClock().now())
+    assert [flood.dropped for flood in guard.drain()] == [2]
 
 
 async def test_a_fault_of_ours_is_answered_and_logged(session, server, pool):
     """In each dialect's own words, without a word of what went wrong inside."""
     await pool.execute("ALTER TABLE control.payloads RENAME TO payloads_elsewhere")
-    status, answer, _ = await ask_graph(session, server, basearch="aarch64")
+    status, answer, _ = await ask_graph(session, server)
     assert (status, answer["kind"]) == (500, "fault")
     with pytest.raises(Refused, match="500"):
         await native(server).check(session)

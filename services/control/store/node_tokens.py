@@ -6,6 +6,7 @@ import uuid
 from typing import Final
 
 from services.control import requests
+from services.control.acting import about
 from services.control.store.applications import Applications
 from services.control.store.base import Connection, Database, Row, rows_of, value_of
 from shared.db import Queries
@@ -56,6 +57,7 @@ class NodeTokens:
                 asked.expires_in_s,
                 by,
             )
+            about(f"node-tokens/{token_id}")
             if kind is NodeTokenKind.PATH:
                 await self._database.raise_policy_version(connection)
             if kind is NodeTokenKind.PATH:

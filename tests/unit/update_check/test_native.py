@@ -14,7 +14,7 @@ import yaml
 import services.update_check
 from services.update_check.app import make_app
 from services.update_check.configuration import ApplicationView, Configuration, GroupView
-from services.update_check.description import describe_api
+from services.update_check.description import describe_api, main
 from services.update_check.native import (
     AttemptStanding,
     Check,
@@ -131,6 +131,12 @@ def _described() -> dict:
 def test_the_description_is_that_of_the_code():
     """After a change run `python -m services.update_check.description > services/update_check/openapi.yaml`."""
     assert _described() == msgspec.to_builtins(describe_api())
+
+
+def test_what_is_printed_is_the_file(capsys):
+    """So the command that the test above names mends it."""
+    main()
+    assert yaml.safe_load(capsys.readouterr().out) == _described()
 
 
 def test_every_json_route_is_described_and_every_described_route_is_there():
