@@ -24,6 +24,7 @@ from shared.clock import SystemClock
 from shared.db import check_schema, create_pool, is_transient
 from shared.ids import SystemIds
 from shared.web import HEALTH, background, bearer_auth_middleware, new_app
+from shared.web.oidc import OidcVerifier, rules_of
 
 LOOKS_POOL_SIZE: Final = 3
 """Connections that can only read, for dry runs and for what If-Match is about."""
@@ -39,7 +40,9 @@ def make_app(settings: Settings) -> web.Application:
     async def lookup(hashed: bytes) -> KnownToken | None:
         return await app[STORE].tokens.find(hashed)
 
-    tokens = TokenCheck(lookup, clock=clock, remember_s=settings.token_cache_s)
+    rules = rules_of(settings)
+    otherwise = None if rules is None else OidcVerifier(rules, clock=clock).verify
+    tokens = TokenCheck(lookup, clock=clock, remember_s=settings.token_cache_s, otherwise=otherwise)
     app = new_app(
         name="control",
         max_body_bytes=256 * 1024,

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import msgspec
 
-from shared.settings import ServiceSettings
+from shared.web.oidc import OidcSettings
 
 
-class Settings(ServiceSettings, frozen=True, kw_only=True):
+class Settings(OidcSettings, frozen=True, kw_only=True):
     """Settings of control, from ``UNEVENTFUL_*``."""
 
     distribution_url: (

@@ -20,6 +20,7 @@ from shared.clock import SystemClock
 from shared.db.migrate import check_schema
 from shared.db.pool import create_pool
 from shared.web import HEALTH, Principal, background, bearer_auth_middleware, new_app
+from shared.web.oidc import OidcVerifier, rules_of
 
 NAME: Final = "distribution"
 POOL: Final[web.AppKey[asyncpg.Pool[Any]]] = web.AppKey("POOL", asyncpg.Pool)
@@ -36,8 +37,12 @@ def make_app(settings: Settings) -> web.Application:
     """The application; Postgres and the store are opened when it starts."""
     files = PayloadFiles(Path(settings.store_dir))
 
+    rules = rules_of(settings)
+    oidc = None if rules is None else OidcVerifier(rules, clock=SystemClock())
+
     async def verify(token: str) -> Principal | None:
-        return await principal_of(app[POOL], token)
+        found = None if oidc is None else await oidc.verify(token)
+        return found or await principal_of(app[POOL], token)
 
     async def open_store(_: web.Application) -> AsyncIterator[None]:
         removed = await asyncio.to_thread(files.prepare)

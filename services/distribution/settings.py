@@ -6,12 +6,12 @@ from typing import Annotated
 
 import msgspec
 
-from shared.settings import ServiceSettings
+from shared.web.oidc import OidcSettings
 
 _GIB = 1024**3
 
 
-class Settings(ServiceSettings, frozen=True, kw_only=True):
+class Settings(OidcSettings, frozen=True, kw_only=True):
     """Settings of distribution, from ``UNEVENTFUL_*``."""
 
     store_dir: Annotated[

@@ -67,7 +67,8 @@ def test_every_service_has_a_container_and_the_variables_of_the_table() -> None:
     """What standalone starts and what compose.yaml starts differ only in where things are."""
     assert set(COMPOSE["services"]) == {"postgres", "rabbitmq", "migrate", *OURS}
     only_here = {"UNEVENTFUL_READY_FILE"}  # compose has health checks instead
-    only_there = {"UNEVENTFUL_DISTRIBUTION_PUBLIC_URL"}  # operators and containers reach distribution differently
+    # Operators and containers reach distribution differently; `up` is told of issuers and proxies by `--set`.
+    only_there = {"UNEVENTFUL_DISTRIBUTION_PUBLIC_URL", *COMPOSE["x-operators"], "UNEVENTFUL_TRUSTED_PROXIES"}
     for name, service in OURS.items():
         assert COMPOSE["services"][name]["command"] == ["python", "-m", f"services.{name}"]
         expected = {*COMMON_ENVIRON, *service.environ} - only_here

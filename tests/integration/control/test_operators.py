@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from aiohttp.test_utils import TestServer
 
 from services.control.__main__ import keep_token
-from services.control.app import housekeep
+from services.control.app import housekeep, make_app
 from services.control.auth import TokenCheck
+from services.control.settings import Settings
 from services.control.tokens import Role
+from services.distribution.app import make_app as make_distribution
+from services.distribution.settings import Settings as DistributionSettings
 from shared.clock import SystemClock
+from shared.settings import Secret
+from shared.testing.oidc import Issuer
+from tests.integration.control.conftest import Operator
 
 UNKNOWN = str(uuid.UUID(int=7))
 BECAUSE = {"reason": "as planned"}
@@ -221,3 +229,38 @@ async def test_the_first_token_is_made_on_the_server(database_url, operator_at, 
     other = await keep_token(database_url, name="root", role=Role.APPROVER, replace=True)
     (await operator_at(control.url, token).ask("GET", "/server")).refused(401, "not_authenticated")
     assert (await operator_at(control.url, other).get("/server"))["principal"]["role"] == "approver"
+
+
+async def test_an_issuers_operators_are_let_in(database_url, operator, app, acted, tmp_path):
+    """By control and by distribution, beside our own tokens; the ledger has their name; a forged one is refused."""
+    issuer = Issuer()
+    issuing = await issuer.start()
+    told = {"database_url": Secret(database_url), "oidc_issuer": issuer.url}
+    control = TestServer(make_app(Settings(**told)))
+    distribution = TestServer(make_distribution(DistributionSettings(**told, store_dir=str(tmp_path / "store"))))
+    try:
+        for server in (control, distribution):
+            await server.start_server(access_log=None)
+        url = str(control.make_url("")).rstrip("/")
+        olaf = Operator(operator.session, url, issuer.token(roles=["uneventful-operator"]))
+        assert (await olaf.get("/server"))["principal"]["name"] == "oidc:ana"
+        channel_id = await olaf.channel()
+        assert (await acted())[-1] | {"address": "", "request_id": ""} == {
+            "by": "oidc:ana",
+            "role": "operator",
+            "action": "POST /api/v1/channels",
+            "subject": f"channels/{channel_id}",
+            "address": "",
+            "request_id": "",
+        }
+        (await olaf.ask("GET", "/tokens")).refused(403, "not_permitted")
+        await Operator(operator.session, url, operator.token).get("/tokens")
+        digest = hashlib.sha256(b"payload").hexdigest()
+        url = str(distribution.make_url(f"/payloads/{digest}"))
+        for token, status in ((olaf.token, 201), (operator.token, 200), (issuer.token(aud="x"), 401)):
+            headers = {"Authorization": f"Bearer {token}"}
+            async with olaf.session.put(url, data=b"payload", headers=headers) as answer:
+                assert answer.status == status
+    finally:
+        for server in (control, distribution, issuing):
+            await server.close()
