@@ -121,7 +121,7 @@ async def make_rollout(
 
 
 async def add_offers(connection: asyncpg.Connection[Any], rollout: Rollout, numbers: range) -> None:
-    """Nodes with these numbers, just offered the rollout: rows and events as ``fleet.grant_v1`` writes them."""
+    """Nodes with these numbers, just offered the rollout: rows and events as ``fleet.grant_v2`` writes them."""
     now = datetime.now(UTC)
     nodes, attempts = [], []
     for number in numbers:

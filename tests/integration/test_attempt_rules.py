@@ -231,7 +231,7 @@ class Database:
 
     async def grant(self, node: NodeRow | None, boot: str | None) -> str:
         rows = await self.connection.fetch(
-            "SELECT status FROM fleet.grant_v1($1, (SELECT policy_version FROM control.global_gate), $2, $3, $4, $5, "
+            "SELECT status FROM fleet.grant_v2($1, (SELECT policy_version FROM control.global_gate), $2, $3, $4, $5, "
             "$6, $7, $8, ARRAY[NULL]::text[])",
             self.world.rollout_id,
             [NODE],
@@ -505,7 +505,7 @@ async def test_concurrent_batches_on_the_same_nodes_lose_nothing(pool):
             for _ in range(6):
                 some = chance.sample(nodes, 12)
                 await connection.fetch(
-                    "SELECT * FROM fleet.grant_v1($1, (SELECT policy_version FROM control.global_gate), $2, $3, $4, "
+                    "SELECT * FROM fleet.grant_v2($1, (SELECT policy_version FROM control.global_gate), $2, $3, $4, "
                     "$5, $6, $7, $8, $9)",
                     world.rollout_id,
                     [node_id for node_id, _ in some],

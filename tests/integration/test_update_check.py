@@ -201,6 +201,36 @@ async def test_a_halt_lets_nothing_through_after_it(session, server, url, pool, 
     assert await pool.fetchval("SELECT count(*) FROM fleet.attempts WHERE closed_at IS NULL") == 0
 
 
+async def test_a_hold_lets_nothing_through_after_it(session, server, url, pool, world):
+    """Committed while 200 polls run: no node of the segment is granted after its event, and what it had is recalled."""
+    await pool.execute("UPDATE control.changeset_gates SET pace = 100000")
+    await pool.execute("UPDATE control.rollouts SET pace = 100000")
+    server.app[KEEPER].wake()
+
+    async def hold() -> None:
+        await until(lambda: _at_least(pool, 20))
+        await pool.fetchval(
+            "SELECT control.hold_segment_v1(gen_random_uuid(), $1, $2, 'x', 'ana', NULL, gen_random_uuid(), 'control')",
+            world.changeset_id,
+            {"oem": "ami"},
+        )
+
+    async def poll_twice() -> None:
+        node = Node(session, url)
+        await node.poll()
+        await node.poll()
+
+    await asyncio.gather(hold(), *(poll_twice() for _ in range(200)))
+
+    assert not (await Node(session, url).poll()).offered
+    offered_after_hold = await pool.fetchval(
+        "SELECT count(*) FROM event_log.inbox WHERE type = 'update.offered.v1' AND position > "
+        "(SELECT position FROM event_log.inbox WHERE type = 'changeset.held.v1')"
+    )
+    assert offered_after_hold == 0
+    assert await pool.fetchval("SELECT count(*) FROM fleet.attempts WHERE closed_at IS NULL") == 0
+
+
 async def _at_least(pool, count: int) -> bool:
     return await pool.fetchval("SELECT count(*) FROM fleet.attempts") >= count
 
@@ -458,7 +488,7 @@ async def test_a_failure_domain_that_is_busy_is_not_asked_for_again(session, dat
         await pretend_analysis_keeps_up(connection)
         await make_world(connection, policy={"failure_domain": "oem"}, pace=100)
     async with serving(database_url, tmp_path / "spool") as server:
-        nodes = [Node(session, str(server.make_url("/v1/update"))) for _ in range(20)]
+        nodes = [Node(session, str(server.make_url("/v1/update"))) for _ in range(200)]
         answers = await asyncio.gather(*(node.poll() for node in nodes))
         [granted] = [node for node, answer in zip(nodes, answers, strict=True) if answer.offered]
         assert (await granted.poll()).offered
