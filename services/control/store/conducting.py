@@ -304,10 +304,9 @@ class Conducting:
     async def begin_wave(
         self, connection: Connection, row: Mapping[str, Any], step: conduct.BeginWave, by: str
     ) -> None:
-        """Let a wider share of the group in, with its event."""
-        await connection.execute(
-            QUERIES["begin_wave"], row["rollout_id"], step.wave, step.fraction, self._database.clock.now()
-        )
+        """Let a wider share of the group in, with its event; one that has not begun soaks from its beginning."""
+        since = None if row["running_since"] is None else self._database.clock.now()
+        await connection.execute(QUERIES["begin_wave"], row["rollout_id"], step.wave, step.fraction, since)
         data = types.RolloutWaveBegun(**_ids(row), wave=step.wave, fraction=step.fraction, by=by, reason=step.reason)
         await append(connection, [self._event(row, data)])
         await self._database.raise_policy_version(connection)

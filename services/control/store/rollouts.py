@@ -391,7 +391,11 @@ class Rollouts:
                     await self._conducting.lock_gates(connection, [candidate["group_id"]], [])
                     steps = await self._advance(connection, candidate["rollout_id"])
                     taken += [(candidate["rollout_id"], step) for step in steps]
-        for created in [*await self._create_floors(), *await self._create_downgrades()]:
+        for created in [
+            *await self._follow_pins(),
+            *await self._create_floors(),
+            *await self._create_downgrades(),
+        ]:
             taken.append((created, conduct.Move(RolloutState.CREATED)))
         return taken
 
@@ -430,6 +434,17 @@ class Rollouts:
             reason=f"the way back of drill {done['rollout_id']}",
             by=BY_ITSELF,
         )
+
+    async def _follow_pins(self) -> list[uuid.UUID]:
+        """Start what groups are pinned to and what was published since."""
+        created = []
+        for wanted in await self._database.pool.fetch(QUERIES["pins_wanted"]):
+            async with self._database.change() as connection:
+                if await lock_group(connection, wanted["group_id"]) is not None:
+                    group = one(await connection.fetchrow(QUERIES["group_of"], wanted["group_id"]))
+                    if group["pinned_version"] == wanted["pinned_version"]:
+                        created += await self.follow_pin(connection, group, by=BY_ITSELF)
+        return created
 
     async def _create_floors(self) -> list[uuid.UUID]:
         created = []

@@ -183,3 +183,12 @@ SELECT rollout_id, group_id FROM control.rollouts
 -- name: channel_position
 -- How stable a channel is; the archs of one name have the same.
 SELECT min(position) FROM control.channels WHERE application_id = $1 AND name = $2;
+
+-- name: pins_wanted
+-- Groups that are pinned to a version which was published since, for an arch that they have no update to it for.
+SELECT DISTINCT g.group_id, g.pinned_version
+  FROM control.groups g
+  JOIN control.changesets c ON c.application_id = g.application_id AND c.version = g.pinned_version AND c.state = 'published'
+ WHERE NOT EXISTS (SELECT FROM control.rollouts o WHERE o.group_id = g.group_id AND o.changeset_id = c.changeset_id
+                      AND o.purpose = 'update')
+ ORDER BY g.group_id;

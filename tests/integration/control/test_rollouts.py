@@ -409,6 +409,9 @@ async def test_expediting_relaxes_soak_waves_and_windows_within_bounds(story, op
     assert not begun(await story.conduct())
     await story.end(on_canaries, story.nodes["canary"][20:])
     assert begun(await story.conduct())
+    # The first wave soaks from the beginning of the rollout, not from when it was hurried.
+    shown = await story.show(rollout_id)
+    assert shown["wave_since"] == shown["running_since"]
     assert (await events("rollout.")).count("rollout.expedited.v1") == 1
 
 
@@ -612,10 +615,16 @@ async def test_a_pinned_group_follows_its_pin_alone(story, operator, pool):
         assert await story.store.rollouts.follow_pin(connection, group, by="ana") == []
     assert await story.states(group_id) == [("2.0.0", "update", "superseded"), ("2.5.0", "update", "running")]
     assert (await story.show(started[0]))["changeset_id"] == uuid.UUID(pinned)
+    await pool.execute("UPDATE control.groups SET pinned_version = '2.7.0' WHERE group_id = $1", uuid.UUID(group_id))
+    assert await story.conduct() == []
+    await operator.changeset("2.7.0")
+    assert await story.conduct() == [Move(RolloutState.CREATED)]
+    assert await story.conduct() == []
+    assert (await story.states(group_id))[-1] == ("2.7.0", "update", "running")
     group["pinned_version"] = "9.9.9"
     async with pool.acquire() as connection, connection.transaction():
         assert await story.store.rollouts.follow_pin(connection, group, by="ana") == []
-    assert (await story.states(group_id))[-1] == ("2.5.0", "update", "aborted")
+    assert (await story.states(group_id))[-1] == ("2.7.0", "update", "aborted")
 
 
 @pytest.mark.parametrize(
