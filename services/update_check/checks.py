@@ -16,7 +16,7 @@ from services.update_check.contacts import ContactBook
 from services.update_check.decide import Decision, Offer, decide
 from services.update_check.flood import FloodGuard
 from services.update_check.keeper import SnapshotKeeper, postgres_is_away
-from services.update_check.poll import Poll, contact_of, observation_of
+from services.update_check.poll import News, Poll, contact_of, observation_of
 from services.update_check.spool import Spool
 from services.update_check.standing import NOTHING, NodeKey, OpenAttempt
 from services.update_check.store import GrantRequest, GrantResult
@@ -25,7 +25,7 @@ from services.update_check.withheld import WITHHELD, Withheld
 from shared.clock import Clock
 from shared.db.group_commit import GroupCommit
 from shared.domain.identity import node_id_for
-from shared.domain.observation import Observation
+from shared.domain.observation import Observation, ObservationKind, ObservationSource
 from shared.domain.reasons import GRANTED, Reason
 from shared.errors import Unavailable
 from shared.fleet import FleetReporter, Outcome
@@ -128,13 +128,38 @@ class Checks:
                 self._watch.polled(poll, None)
             return None
         decision = self._decide(poll)
-        answer = decision if isinstance(decision, Withheld) else await self._ask(decision, poll)
+        if poll.source is ObservationSource.CINCINNATI:
+            answer = await self._show(decision, poll)
+        else:
+            answer = decision if isinstance(decision, Withheld) else await self._ask(decision, poll)
         label = answer.label if isinstance(answer, Withheld) else _GRANTED
         self._contacts.heard(poll, label[0])
         if self._keeper.watched:
             self._watch.polled(poll, label[0])
         DECISIONS.add(1, label)
         return answer
+
+    async def _show(self, decision: Decision, poll: Poll) -> Granted | Withheld:
+        """Answer a node that reports nothing: what it does with an edge is taken from whether it asks again.
+
+        It stops asking once it takes an edge, until it has booted the release. So the edge counts as staged: from then
+        on its silence is judged as that of any node that was to reboot. One that asks again has not taken it; where
+        something else is for it now, the attempt is over.
+        """
+        attempt = self._keeper.standings.attempts.get(poll.key)
+        if decision is WITHHELD[Reason.ATTEMPT_OPEN] and attempt is not None and attempt.boot_id == poll.boot_id:
+            await self._infer(poll, News(kind=ObservationKind.FAILED, reason="not_taken"))
+            decision = self._decide(poll)
+        if isinstance(decision, Withheld):
+            return decision
+        answer = await self._ask(decision, poll)
+        attempt = self._keeper.standings.attempts.get(poll.key)
+        if isinstance(answer, Granted) and attempt is not None and attempt.state == "offered":
+            await self._infer(poll, News(kind=ObservationKind.STAGED, reason="edge_shown"))
+        return answer
+
+    async def _infer(self, poll: Poll, news: News) -> None:
+        await self._record(poll.key, [observation_of(poll, news, self._ids.uuid7())])
 
     def _is_flood(self, poll: Poll) -> bool:
         application_id, machine_id = poll.key

@@ -11,6 +11,7 @@ from services.update_check.configuration import Configuration, RolloutView
 from services.update_check.poll import Poll
 from services.update_check.standing import OpenAttempt
 from services.update_check.withheld import WITHHELD, Withheld
+from shared.domain.observation import ObservationSource
 from shared.domain.reasons import Reason
 from shared.domain.waves import eligible, position_of
 
@@ -62,6 +63,7 @@ _STATE_REASONS = {
 """Of the states that a rollout does not serve in."""
 
 _UNSTAGED = ("offered", "downloading")
+_SHOWN = (*_UNSTAGED, "staged", "awaiting_reboot")
 
 
 def decide(
@@ -117,9 +119,7 @@ def decide(
     changeset_id = rollout.changeset_id
     if changeset_id in quarantined:
         return _QUARANTINED
-    if attempt is not None and (
-        attempt.changeset_id != changeset_id or attempt.state not in ("offered", "downloading")
-    ):
+    if attempt is not None and (attempt.changeset_id != changeset_id or attempt.state not in _repeatable(poll)):
         return _ATTEMPT_OPEN
     jumps = poll.on_demand and rollout.ondemand_jumps_waves
     if rollout.windows is not None and not jumps and not rollout.is_window_open(now):
@@ -138,6 +138,12 @@ def decide(
     if group_in_flight.get(rollout.group_id, 0) >= rollout.group_pace:
         return _GROUP_PACE
     return Offer(rollout, repeated=False)
+
+
+def _repeatable(poll: Poll) -> tuple[str, ...]:
+    """The states in which a node that asks again is offered the same again."""
+    # A node that is shown edges is taken to stage what it sees; where it asks again it has not.
+    return _SHOWN if poll.source is ObservationSource.CINCINNATI else _UNSTAGED
 
 
 def _shut(rollout: RolloutView) -> Withheld | None:

@@ -27,6 +27,7 @@ class News(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     error_base: int | None = None
     error_class: str | None = None
     previous_version: str | None = None
+    reason: str | None = None
 
 
 class Poll(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -98,5 +99,6 @@ def observation_of(poll: Poll, news: News, event_id: uuid.UUID) -> Observation:
         error_base=news.error_base,
         error_class=news.error_class,
         previous_version=news.previous_version,
+        reason=news.reason,
         traceparent=poll.traceparent,
     )

@@ -236,7 +236,7 @@ async def test_one_pace_holds_for_all_of_them(session, server, telemetry, pool, 
     assert await coreos(1).tick(session, base(server)) is Step.NO_UPDATE
     assert (await native(server).check(session))["reason"] == "changeset_pace"
     assert not (await Node(session, base(server) + "/v1/update").poll()).offered
-    assert await attempts(pool) == {f"{0:032x}": ["offered"]}
+    assert await attempts(pool) == {f"{0:032x}": ["staged"]}
 
 
 async def test_each_of_them_takes_the_floor_first(session, server, telemetry, pool, world):
@@ -276,11 +276,32 @@ async def test_an_edge_is_a_grant(session, server, pool, world):
         assert headers["Content-Type"] == "application/json"
         assert headers["Cache-Control"] == "no-store"
         assert headers["Vary"] == "Accept"
-    assert await attempts(pool) == {coreos().node_uuid: ["offered"]}
     types = [row[0] for row in await pool.fetch("SELECT type FROM event_log.inbox ORDER BY position")]
-    assert types == ["node.enrolled.v1", "update.offered.v1"]
+    assert types == ["node.enrolled.v1", "update.offered.v1", "update.staged.v1", "update.reboot_awaited.v1"]
+    assert await attempts(pool) == {coreos().node_uuid: ["awaiting_reboot"]}
     facts = await pool.fetchval("SELECT facts FROM fleet.nodes")
     assert facts == {"arch": "amd64", "group": "default", "platform": "metal", "track": "stable"}
+
+
+async def test_what_was_not_taken_gives_way_to_what_is_newer(session, server, pool, world):
+    """A node that asks again from its old version is shown the newer release; the attempt before it is over."""
+    node = coreos(fate=Fate.ROLLS_BACK)
+    assert await node.tick(session, base(server)) is Step.ROLLED_BACK
+    assert await node.tick(session, base(server)) is Step.NO_UPDATE
+    async with pool.acquire() as connection:
+        fixed = await make_world(connection, version="3033.2.2", payload=b"fixed", pace=100)
+    await settle(server, pool)
+    node.fate = Fate.GOOD
+
+    assert await node.tick(session, base(server)) is Step.UPDATED
+    assert node.version == fixed.version
+    assert await node.tick(session, base(server)) is Step.NO_UPDATE
+
+    async def over() -> bool:
+        return await attempts(pool) == {node.node_uuid: ["failed", "committed"]}
+
+    await until(over)
+    assert await pool.fetchval("SELECT reason FROM fleet.attempts WHERE state = 'failed'") == "not_taken"
 
 
 async def test_a_node_that_goes_back_has_rolled_back(session, server, pool, world):

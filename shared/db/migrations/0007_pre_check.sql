@@ -111,7 +111,7 @@ BEGIN
 
     RETURN QUERY
     WITH asked AS (
-        SELECT u.*, n.node_id IS NOT NULL AS known, n.cloned, n.application_id, n.machine_id, n.facts,
+        SELECT u.*, n.node_id IS NOT NULL AS known, n.cloned, n.application_id, n.machine_id, n.facts, n.dialect,
                fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, u.version) AS all_facts,
                open_one.attempt_id AS open_attempt_id, open_one.token AS open_token, open_one.changeset_id AS open_changeset_id,
                open_one.state AS open_state,
@@ -137,7 +137,9 @@ BEGIN
             WHEN is_excluded THEN 'excluded'
             WHEN cloned THEN 'cloned'
             WHEN is_quarantined THEN 'quarantined'
-            WHEN open_attempt_id IS NOT NULL AND open_changeset_id = ro.changeset_id AND open_state IN ('offered', 'downloading')
+            WHEN open_attempt_id IS NOT NULL AND open_changeset_id = ro.changeset_id
+                 -- A node that is shown edges is taken to stage what it sees; where it asks again it has not.
+                 AND (open_state IN ('offered', 'downloading') OR (dialect = 'cincinnati' AND open_state IN ('staged', 'awaiting_reboot')))
                 THEN 'repeated'
             WHEN open_attempt_id IS NOT NULL THEN 'attempt_open'
             WHEN failures >= max_attempts THEN 'attempts_spent'

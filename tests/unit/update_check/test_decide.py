@@ -63,6 +63,7 @@ class Case:
     imported: dict[str, str] | None = None
     on_demand: bool = False
     now: datetime = NOON
+    source: ObservationSource = ObservationSource.OMAHA
 
     def decide(self):
         rollouts = ArchRollouts(view(**self.rollout))
@@ -71,7 +72,7 @@ class Case:
         return decide(
             Configuration.of(1, [application], is_open=self.open),
             Poll(
-                source=ObservationSource.OMAHA,
+                source=self.source,
                 application=application,
                 key=(application.application_id, MACHINE),
                 version=self.version,
@@ -383,3 +384,13 @@ def test_what_looks_like_postgres_being_away():
     assert postgres_is_away(ConnectionResetError())
     assert not postgres_is_away(NotFound("no"))
     assert not postgres_is_away(KeyError("x"))
+
+
+@pytest.mark.parametrize("state", ["offered", "downloading", "staged", "awaiting_reboot", "rebooting", "probation"])
+def test_who_is_shown_an_edge_is_shown_it_again(state):
+    """Staged is only what is believed of such a node: where it asks again, it has not taken the edge."""
+    attempt = replace(ATTEMPT, state=state)
+    shown = Case(attempt=attempt, source=ObservationSource.CINCINNATI).decide()
+    assert isinstance(shown, Offer) is (state not in ("rebooting", "probation"))
+    told = Case(attempt=attempt, source=ObservationSource.NATIVE).decide()
+    assert isinstance(told, Offer) is (state in ("offered", "downloading"))
