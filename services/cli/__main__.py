@@ -22,6 +22,7 @@ LAZY = {
     "group": "services.cli.groups:group",
     "halt": "services.cli.gates:halt",
     "import": "services.cli.nebraska:import_from",
+    "keys": "services.cli.keys:keys",
     "ledger": "services.cli.events:ledger",
     "migrate": "services.cli.migrate:migrate_database",
     "node": "services.cli.nodes:node",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,24 +13,58 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from services.cli.attested import media_type_of, name_in, read_report, sign_report
 from services.cli.client import Client
 from services.cli.command import app_option, arch_option, reason_option, talks
 from services.cli.errors import Refused
+from services.cli.flatcar import check_digest, read_release
+from services.cli.keys import write_signed
 from services.cli.output import Output
 from services.cli.payload_file import read_payload_file
 from services.cli.text import cell, size
 
-_COLUMNS = {
+
+def _marks(item: Mapping[str, Any]) -> str:
+    return " ".join(word for word, of in (("floor", "floor"), ("dead-end", "dead_end")) if item[of])
+
+
+def _packages(item: Mapping[str, Any]) -> str:
+    count = len(item.get("packages", ()))
+    return f"{count}; `uneventful changeset diff` compares them" if count else "-"
+
+
+_COLUMNS: Mapping[str, Any] = {
     "version": "version",
     "arch": "arch",
     "app": "application",
     "state": "state",
+    "marks": _marks,
     "gate": "gate.state",
     "pace": "gate.pace",
     "published": "published_at",
     "id": "changeset_id",
 }
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+_DIRECTORY = click.Path(exists=True, file_okay=False, readable=True, path_type=Path)
+_ATTESTATION: Mapping[str, Any] = {
+    "test": "name",
+    "verdict": "verdict",
+    "counts": "counts",
+    "summary": "summary",
+    "attested": "attested_at",
+    "by": "attested_by",
+    "signed by": "signature.attester",
+    "link": "link",
+}
+_notes_option = click.option("--notes", help="For people.")
+_source_option = click.option("--source", help="Where it comes from.")
+_component_option = click.option(
+    "--component", "components", multiple=True, metavar="NAME=VERSION", help="A part people ask for; again for more."
+)
+_package_option = click.option(
+    "--package", "packages", multiple=True, metavar="NAME=VERSION", help="A package; again for more."
+)
+_minimum_option = click.option("--minimum-version", "minimum", help="Nodes below it cannot take the changeset.")
 
 
 def _payloads(item: Mapping[str, Any]) -> str:
@@ -54,7 +89,15 @@ _FIELDS: Mapping[str, Any] = {
     "app": "application",
     "kind": "kind",
     "state": "state",
+    "withdrawn": "withdrawn_reason",
+    "floor": "floor_reason",
+    "dead end": "dead_end_reason",
+    "from at least": "minimum_version",
     "notes": "notes",
+    "source": "source",
+    "components": "components",
+    "packages": _packages,
+    "signed by": "signed_by",
     "published": "published_at",
     "gate": _gate,
     "pace": "gate.pace",
@@ -106,10 +149,17 @@ def changeset() -> None:
 
 @changeset.command("add")
 @click.argument("app")
-@click.argument("version")
-@click.option("--arch", required=True, help="Like amd64 or arm64.")
+@click.argument("version", required=False)
+@click.option("--arch", help="Like amd64 or arm64; a Flatcar directory's path may say it.")
 @click.option("--kind", type=click.Choice(["image", "packages"]), default="image", show_default=True)
-@click.option("--notes", default="", help="For people.")
+@click.option("--flatcar", "directory", type=_DIRECTORY, help="A Flatcar release directory: all of it in one step.")
+@_notes_option
+@_source_option
+@_component_option
+@_package_option
+@_minimum_option
+@click.option("--floor", metavar="WHY", help="Every node that comes from below takes it first; why.")
+@click.option("--dead-end", metavar="WHY", help="No update leads away from it; why.")
 @click.option("--payload", "path", type=_FILE, help="The main payload: hashed, uploaded and added.")
 @click.option("--name", help="What the payload is called; else the file's name.")
 @click.option("--publish", is_flag=True, help="Publish it too.")
@@ -119,24 +169,137 @@ async def add(
     output: Output,
     *,
     app: str,
-    version: str,
-    arch: str,
+    version: str | None,
+    arch: str | None,
     kind: str,
-    notes: str,
+    directory: Path | None,
+    notes: str | None,
+    source: str | None,
+    components: tuple[str, ...],
+    packages: tuple[str, ...],
+    minimum: str | None,
+    floor: str | None,
+    dead_end: str | None,
     path: Path | None,
     name: str | None,
     publish: bool,
 ) -> None:
-    """Add a changeset of APP: a draft, or with --payload and --publish all of it in one step."""
-    item = await client.post(
-        "/changesets", {"application": app, "version": version, "arch": arch, "kind": kind, "notes": notes}
-    )
+    """Add a changeset of APP: a draft, or with --payload or --flatcar and --publish all of it in one step."""
+    asked = _described(notes, source, components, packages, minimum)
+    for flag, why in (("floor", floor), ("dead_end", dead_end)):
+        if why is not None:
+            asked |= {flag: True, f"{flag}_reason": why}
+    files: list[tuple[Path, str, str]] = []
+    if directory is not None:
+        if path is not None:
+            raise Refused("--flatcar names the payloads already: leave --payload out")
+        release = read_release(directory)
+        version, arch = _agreed("version", version, release.version), _agreed("arch", arch, release.arch)
+        asked = {"packages": dict(release.packages), "components": dict(release.components)} | asked
+        files = [(release.main, release.main.name, "main")]
+        files += [(extra, named, "extra") for named, extra in release.extras.items()]
+    elif path is not None:
+        files = [(path, name or path.name, "main")]
+    if version is None:
+        raise Refused("say which VERSION it is, or name a Flatcar release directory by --flatcar")
+    if arch is None:
+        raise Refused("say which arch it is for: --arch amd64 or --arch arm64")
+    for file, _, _ in files if directory is not None else ():
+        with _progress(f"Checking {file.name}", file):
+            check_digest(file)
+    asked |= {"application": app, "version": version, "arch": arch, "kind": kind}
+    item = await client.post("/changesets", asked)
     changeset_id = item["changeset_id"]
-    if path is not None:
-        item = await _add_payload(client, changeset_id, path, name=name, role="main", required=True)
+    for file, named, role in files:
+        item = await _add_payload(client, changeset_id, file, name=named, role=role, required=role == "main")
     if publish:
         item = await client.post(f"/changesets/{changeset_id}/publish", {})
     output.item(item, _FIELDS)
+
+
+def _agreed(what: str, said: str | None, found: str | None) -> str | None:
+    if said is not None and found is not None and said != found:
+        raise Refused(f"the directory is of {what} {found}, not {said}")
+    return said or found
+
+
+def _described(
+    notes: str | None,
+    source: str | None,
+    components: tuple[str, ...],
+    packages: tuple[str, ...],
+    minimum: str | None,
+) -> dict[str, Any]:
+    """What was given of a changeset's description."""
+    asked: dict[str, Any] = {"notes": notes, "source": source, "minimum_version": minimum}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    for name, pairs in (("components", components), ("packages", packages)):
+        if pairs:
+            asked[name] = dict(_pair(text) for text in pairs)
+    return asked
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, version = text.partition("=")
+    if not equals or not name or not version:
+        raise Refused(f"{text!r} is not NAME=VERSION")
+    return name, version
+
+
+@changeset.command("set")
+@click.argument("version")
+@_notes_option
+@_source_option
+@_component_option
+@_package_option
+@_minimum_option
+@app_option
+@arch_option
+@talks
+async def change(
+    client: Client,
+    output: Output,
+    *,
+    version: str,
+    notes: str | None,
+    source: str | None,
+    components: tuple[str, ...],
+    packages: tuple[str, ...],
+    minimum: str | None,
+    app: str | None,
+    arch: str | None,
+) -> None:
+    """Change a draft; components and packages that are given replace all that it had."""
+    asked = _described(notes, source, components, packages, minimum)
+    if not asked:
+        raise Refused("say what is to change: --notes, --source, --component, --package or --minimum-version")
+    changeset_id = await client.changeset_id(version, app=app, arch=arch)
+    output.item(await client.patch(f"/changesets/{changeset_id}", asked), _FIELDS)
+
+
+@changeset.command("mark")
+@click.argument("version")
+@click.option("--floor/--no-floor", default=None, help="Every node that comes from below takes it first.")
+@click.option("--dead-end/--no-dead-end", default=None, help="No update leads away from it.")
+@reason_option
+@app_option
+@arch_option
+@talks
+async def mark(
+    client: Client,
+    output: Output,
+    *,
+    version: str,
+    floor: bool | None,
+    dead_end: bool | None,
+    reason: str,
+    app: str | None,
+    arch: str | None,
+) -> None:
+    """Declare a published changeset a floor or a dead end, or no longer."""
+    changeset_id = await client.changeset_id(version, app=app, arch=arch)
+    asked = {"reason": reason, "floor": floor, "dead_end": dead_end}
+    output.item(await client.post(f"/changesets/{changeset_id}/mark", asked), _FIELDS)
 
 
 @changeset.group("payload")
@@ -207,6 +370,174 @@ async def show(client: Client, output: Output, *, version: str, app: str | None,
     """Show a changeset with its gate and payloads, by version or id."""
     changeset_id = await client.changeset_id(version, app=app, arch=arch)
     output.item(await client.get(f"/changesets/{changeset_id}"), _FIELDS)
+
+
+@changeset.command("diff")
+@click.argument("before")
+@click.argument("after")
+@app_option
+@arch_option
+@talks
+async def diff(client: Client, output: Output, *, before: str, after: str, app: str | None, arch: str | None) -> None:
+    """Show what changeset AFTER brings beside BEFORE: components, packages, payloads."""
+    before_id = await client.changeset_id(before, app=app, arch=arch)
+    after_id = await client.changeset_id(after, app=app, arch=arch)
+    found = await client.get(f"/changesets/{before_id}/diff", to=after_id)
+    if output.as_json:
+        output.json(found)
+        return
+    rows = [row for what in ("components", "packages") for row in _changes(what.removesuffix("s"), found[what])]
+    for payload in found["payloads"]:
+        sizes = [None if count is None else size(count) for count in (payload["size_before"], payload["size_after"])]
+        rows.append(
+            {"what": "payload", "name": payload["name"], "before": sizes[0], "after": sizes[1], "same": payload["same"]}
+        )
+    output.say(f"{found['before']['version']} to {found['after']['version']}, {found['after']['arch']}")
+    output.items(
+        [row for row in rows if not row.get("same")],
+        {"what": "what", "name": "name", "before": "before", "after": "after"},
+        empty="They do not differ in what is known of them.",
+    )
+
+
+def _changes(what: str, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = [{"what": what, "name": name, "before": old, "after": None} for name, old in found["removed"].items()]
+    rows += [{"what": what, "name": name, "before": None, "after": new} for name, new in found["added"].items()]
+    rows += [
+        {"what": what, "name": name, "before": change["from"], "after": change["to"]}
+        for name, change in found["changed"].items()
+    ]
+    return sorted(rows, key=lambda row: str(row["name"]))
+
+
+@changeset.command("manifest")
+@click.argument("version")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A directory for its exact bytes and a file per signature.",
+)
+@app_option
+@arch_option
+@talks
+async def manifest(
+    client: Client, output: Output, *, version: str, out: Path | None, app: str | None, arch: str | None
+) -> None:
+    """Show what was signed when a changeset was published."""
+    changeset_id = await client.changeset_id(version, app=app, arch=arch)
+    found = await client.get(f"/changesets/{changeset_id}/manifest")
+    if out is not None:
+        write_signed(out, "manifest.json", found)
+    output.item(
+        found,
+        {
+            "version": "manifest.version",
+            "arch": "manifest.arch",
+            "published": "manifest.published_at",
+            "signed by": lambda item: [signature["key_id"] for signature in item["signatures"]],
+            "document": lambda item: base64.b64decode(item["document"]).decode(),
+        },
+    )
+
+
+@changeset.command("withdraw")
+@click.argument("version")
+@click.option("--dry-run", is_flag=True, help="Show who has it, and change nothing.")
+@reason_option
+@app_option
+@arch_option
+@talks
+async def withdraw(
+    client: Client,
+    output: Output,
+    *,
+    version: str,
+    dry_run: bool,
+    reason: str,
+    app: str | None,
+    arch: str | None,
+) -> None:
+    """Take a changeset back for good: never offered again, downloads refused, its rollouts aborted."""
+    changeset_id = await client.changeset_id(version, app=app, arch=arch)
+    found = await client.post(
+        f"/changesets/{changeset_id}/withdraw", {"reason": reason}, dry_run=True if dry_run else None
+    )
+    if output.as_json:
+        output.json(found)
+        return
+    held = found["holders"]
+    said = "would be" if dry_run else "is"
+    output.say(
+        f"{cell(found['changeset']['version'])} {said} withdrawn. {held['runs']} nodes run it, {held['staged']} have "
+        f"it staged and may boot it at their next reboot, {held['on_its_way']} were on the way to it."
+    )
+    for channel in found["channels"]:
+        output.say(
+            f"Channel {cell(channel['name'])} ({channel['arch']}) points to it: "
+            f"`uneventful channel rollback {cell(channel['name'])}` or promote another."
+        )
+    output.items(
+        held["groups"],
+        {"group": "group_name", "run it": "runs", "brought back by its policy": "brought_back"},
+        empty="No node runs it.",
+    )
+    if any(not group["brought_back"] for group in held["groups"]):
+        output.say("`uneventful group set GROUP --policy downgrade=true` brings a group's nodes back.")
+
+
+@changeset.command("attest")
+@click.argument("version")
+@click.argument("path", type=_FILE)
+@click.option("--name", help="Which test, as channels demand it; JSON says it itself.")
+@click.option("--link", help="Where more is to be read.")
+@click.option("--sign", "key", type=_FILE, help="Your private key (Ed25519, PEM), to sign it with.")
+@app_option
+@arch_option
+@talks
+async def attest(
+    client: Client,
+    output: Output,
+    *,
+    version: str,
+    path: Path,
+    name: str | None,
+    link: str | None,
+    key: Path | None,
+    app: str | None,
+    arch: str | None,
+) -> None:
+    """Attach the report of a release test: JUnit XML, TAP, or JSON."""
+    changeset_id = await client.changeset_id(version, app=app, arch=arch)
+    report = read_report(path)
+    media_type = media_type_of(report)
+    signature = None
+    if key is not None:
+        item = await client.get(f"/changesets/{changeset_id}")
+        signature = sign_report(report, item, name=name or name_in(report), key=key)
+    added = await client.post_report(
+        f"/changesets/{changeset_id}/attestations",
+        report,
+        media_type=media_type,
+        signature=signature,
+        name=name,
+        link=link,
+    )
+    output.item(added, _ATTESTATION)
+
+
+@changeset.command("attestations")
+@click.argument("version")
+@app_option
+@arch_option
+@talks
+async def attestations(client: Client, output: Output, *, version: str, app: str | None, arch: str | None) -> None:
+    """List the results of release tests of a changeset, the newest first; the last one of each name counts."""
+    changeset_id = await client.changeset_id(version, app=app, arch=arch)
+    output.items(
+        (await client.get(f"/changesets/{changeset_id}/attestations", limit=500))["items"],
+        _ATTESTATION,
+        empty="No attestation: `uneventful changeset attest` attaches one.",
+    )
 
 
 @changeset.command("halt")

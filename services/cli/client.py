@@ -79,19 +79,39 @@ class Client:
         """DELETE, once, with a body that says why."""
         return await self._send("DELETE", path, body, query)
 
+    async def post_report(
+        self, path: str, report: bytes, *, media_type: str, signature: str | None = None, **query: Any
+    ) -> Any:
+        """POST a file's bytes, once; ``signature`` is a tester's, as ``KEY_ID:BASE64``."""
+        given = {name: _text(value) for name, value in query.items() if value is not None}
+        headers = {"Content-Type": media_type}
+        if signature is not None:
+            headers["Uneventful-Signature"] = signature
+        try:
+            return await self._ask("POST", path, query=given, data=report, headers=headers)
+        except (aiohttp.ClientError, TimeoutError) as fault:
+            raise self._unreachable(fault) from fault
+
     async def _send(self, method: str, path: str, body: Mapping[str, Any], query: Mapping[str, Any]) -> Any:
         given = {name: _text(value) for name, value in query.items() if value is not None}
         try:
-            return await self._ask(method, path, query=given, body=body)
+            return await self._ask(
+                method, path, query=given, data=orjson.dumps(body), headers={"Content-Type": "application/json"}
+            )
         except (aiohttp.ClientError, TimeoutError) as fault:
             raise self._unreachable(fault) from fault
 
     async def _ask(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         url = URL(self._target.url + API + path, encoded=True)
-        data = None if body is None else orjson.dumps(body)
-        headers = {} if data is None else {"Content-Type": "application/json"}
+        headers = dict(headers or {})
         if method != "GET" and self._target.approval is not None:
             headers["Uneventful-Approval"] = self._target.approval
         async with self._session.request(

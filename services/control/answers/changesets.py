@@ -91,6 +91,16 @@ ANSWERS: Final[dict[str, Schema]] = {
         runs=COUNT,
         staged=COUNT,
         on_its_way=COUNT,
+        groups={
+            "type": "array",
+            "items": object_of(
+                "Nodes of one group that run it; `brought_back`: by the group's policy, once it is withdrawn.",
+                group_id=or_null(ID),
+                group_name=or_null(TEXT),
+                runs=COUNT,
+                brought_back=FLAG,
+            ),
+        },
         nodes={
             "type": "array",
             "items": object_of(

@@ -362,7 +362,9 @@ class Changesets:
     async def _holders(self, connection: Connection, changeset: Row, limit: int) -> Row:
         key = (changeset["changeset_id"], changeset["application_id"], changeset["version"], changeset["arch"])
         counts = one(await connection.fetchrow(QUERIES["count_holders"], *key))
-        return {**counts, "nodes": rows_of(await connection.fetch(QUERIES["holders"], *key, limit))}
+        groups = await connection.fetch(QUERIES["holding_groups"], *key[1:])
+        nodes = await connection.fetch(QUERIES["holders"], *key, limit)
+        return {**counts, "groups": rows_of(groups), "nodes": rows_of(nodes)}
 
     async def _locked(self, connection: Connection, changeset_id: uuid.UUID) -> Row:
         row = await connection.fetchrow(QUERIES["lock_changeset"], changeset_id)

@@ -108,5 +108,13 @@ SELECT count(*) FILTER (WHERE n.version = $3) AS runs,
   LEFT JOIN fleet.attempts t ON t.node_id = n.node_id AND t.closed_at IS NULL AND t.changeset_id = $1
  WHERE n.application_id = $2 AND n.gone_at IS NULL AND (n.arch = $4 OR n.arch IS NULL);
 
+-- name: holding_groups
+-- The groups whose nodes run a version, and whether their policy brings such nodes back once it is withdrawn.
+SELECT n.group_id, g.name AS group_name, count(*) AS runs,
+       coalesce((g.policy ->> 'downgrade')::boolean, false) AS brought_back
+  FROM fleet.nodes n LEFT JOIN control.groups g ON g.group_id = n.group_id
+ WHERE n.application_id = $1 AND n.gone_at IS NULL AND n.version = $2 AND (n.arch = $3 OR n.arch IS NULL)
+ GROUP BY n.group_id, g.name, g.policy ORDER BY g.name;
+
 -- name: pointing_channels
 SELECT channel_id, name, arch FROM control.channels WHERE changeset_id = $1 ORDER BY position, channel_id;
