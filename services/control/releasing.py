@@ -14,7 +14,7 @@ from shared.errors import InvalidInput
 POSITIONS: Final[Mapping[str, int]] = {"alpha": 0, "beta": 1, "stable": 2, "lts": 3}
 DEFAULT_POSITION: Final = 2
 _STABILITIES: Final = {position: name for name, position in POSITIONS.items()}
-_CALENDAR_YEARS: Final = range(1970, 10_000)
+_CALENDAR_YEARS: Final = range(1970, 2200)
 
 
 def position_of(channel_name: str) -> int:

@@ -162,15 +162,14 @@ class Changesets:
         """What was signed at publishing, and by which keys.
 
         Raises:
-            NotFound: There is no such changeset.
-            Conflict: It has none, since it is a draft or older than manifests.
+            NotFound: There is no such changeset, or it has none, since it is a draft or older than manifests.
         """
         row = await self._database.pool.fetchrow(QUERIES["manifest"], changeset_id)
         if row is None:
             raise NotFound(f"there is no changeset {changeset_id}")
         if row["manifest"] is None:
             why = "is a draft: publish it first" if row["state"] == "draft" else "was published without one"
-            raise Conflict(f"changeset {row['version']} has no manifest: it {why}")
+            raise NotFound(f"changeset {row['version']} has no manifest: it {why}")
         return {
             "changeset_id": changeset_id,
             "document": base64.b64encode(row["manifest"]).decode(),
