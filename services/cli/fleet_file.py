@@ -29,6 +29,7 @@ _USUAL_POSITION: Final = 2
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ +~:@-]{0,63}\Z")]
+TestName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 Arch: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}\Z")]
 Words: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
 Version: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+~_-]{0,127}\Z")]
@@ -66,7 +67,7 @@ class WrittenChannel(_Written, frozen=True, kw_only=True):
     name: Name
     archs: Annotated[tuple[Arch, ...], msgspec.Meta(min_length=1, max_length=16)]
     position: Annotated[int, msgspec.Meta(ge=0, le=63)] | None = None
-    required_attestations: Annotated[tuple[Name, ...], msgspec.Meta(max_length=32)] = ()
+    required_attestations: Annotated[tuple[TestName, ...], msgspec.Meta(max_length=32)] = ()
 
 
 class WrittenGroup(_Written, frozen=True, kw_only=True):
@@ -76,7 +77,8 @@ class WrittenGroup(_Written, frozen=True, kw_only=True):
     channel: Name | None = None
     pin: Version | None = None
     selector: Selector = msgspec.field(default_factory=dict)
-    nodes: Annotated[tuple[FactValue, ...], msgspec.Meta(max_length=10_000)] = ()
+    explicit_only: bool = False
+    nodes: Annotated[tuple[FactValue, ...], msgspec.Meta(max_length=5_000)] = ()
     owner: Words = ""
     contact: Words = ""
     updates_enabled: bool = True
@@ -88,7 +90,7 @@ class WrittenApplication(_Written, frozen=True, kw_only=True):
 
     name: Name
     omaha_id: Annotated[str, msgspec.Meta(pattern=r"^\{?[A-Za-z0-9._-]{1,64}\}?\Z")] | None = None
-    product: Words | None = None
+    product: Name | None = None
     scheme: Scheme = Scheme.FLATCAR
     observe_only: bool = False
     channels: Annotated[tuple[WrittenChannel, ...], msgspec.Meta(max_length=256)] = ()
@@ -109,6 +111,7 @@ DEFAULTS: Final[Mapping[Noun, Mapping[str, Any]]] = {
         "channel": None,
         "pin": None,
         "selector": {},
+        "explicit_only": False,
         "nodes": [],
         "owner": "",
         "contact": "",
@@ -162,6 +165,11 @@ class Fleet:
 def omaha_id_of(text: str | None) -> str | None:
     """An Omaha id as it is kept: in lower case, without braces."""
     return None if text is None else text.strip().strip("{}").lower()
+
+
+def takes_every_node(fields: Mapping[str, Any]) -> bool:
+    """Whether a group with these fields leaves no node to those behind it."""
+    return not fields["selector"] and not fields["explicit_only"]
 
 
 def position_of(name: str, given: int | None) -> int:
@@ -388,10 +396,17 @@ def _group_contradictions(
     groups = [group.name for group in application.groups]
     yield from _twice("group", groups, places)
     owners: dict[str, str] = {}
+    rest: str | None = None
     for group, place in zip(application.groups, places, strict=True):
         line = place.start_mark.line + 1
         if group.channel is None and group.pin is None:
             yield line, f"group {group.name} follows nothing: give it a channel, or a pin to a version"
+        if rest is not None:
+            yield line, f"no node ever comes to group {group.name}: {rest} before it takes every node; put {rest} last"
+        if not group.selector and not group.explicit_only:
+            rest = rest or group.name
+        if group.explicit_only and group.selector:
+            yield _line(place, "selector"), "a group with explicit_only has only the nodes that it names: no selector"
         if group.channel is not None and group.channel not in channels:
             yield _line(place, "channel"), f"there is no channel {group.channel!r}{nearest(group.channel, channels)}"
         for machine in group.nodes:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.cli.fleet_file import DEFAULTS, Fleet, Noun, Thing, gate_groups
+from services.cli.fleet_file import DEFAULTS, Fleet, Noun, Thing, gate_groups, takes_every_node
 
 
 class Verb(enum.StrEnum):
@@ -15,8 +15,7 @@ class Verb(enum.StrEnum):
 
     ADD = "add"
     SET = "set"
-    RETIRE = "retire"
-    """A group gets no nodes and no updates any more; its history stays."""
+    REMOVE = "remove"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +82,9 @@ class Step:
 
 
 def difference(wanted: Fleet, live: Fleet, *, prune: bool = False) -> Difference:
-    """Compare; what only the server has is left alone, or, groups with ``prune``, retired.
+    """Compare; what only the server has is left alone, or, groups with ``prune``, removed.
 
-    Channels and applications are never taken away: their history is part of the ledger's story.
+    Channels and applications are never taken away: what was promoted when is part of the ledger's story.
     """
     there = {thing.key: thing for thing in live.things}
     named = {thing.key for thing in wanted.things}
@@ -95,27 +94,22 @@ def difference(wanted: Fleet, live: Fleet, *, prune: bool = False) -> Difference
         fields = _field_changes(DEFAULTS[thing.noun] if before is None else before.fields, thing.fields)
         if before is None or fields:
             changes.append(Change(Verb.ADD if before is None else Verb.SET, thing, fields))
-    unnamed = [thing for thing in live.things if thing.key not in named]
-    retired: dict[str, set[str]] = {}
     left: list[Thing] = []
-    for thing in unnamed:
-        if not (prune and thing.noun is Noun.GROUP and thing.application in wanted.orders):
-            left.append(thing)
+    for thing in live.things:
+        if thing.key in named:
             continue
-        retired.setdefault(thing.application, set()).add(thing.name)
-        gone = {**thing.fields, "updates_enabled": False, "nodes": []}
-        fields = _field_changes(thing.fields, gone)
-        if fields:
-            changes.append(Change(Verb.RETIRE, Thing(noun=thing.noun, application=thing.application, name=thing.name,
-                                                     fields=gone), fields))  # fmt: skip
+        if prune and thing.noun is Noun.GROUP and thing.application in wanted.orders:
+            changes.append(Change(Verb.REMOVE, thing, ()))
         else:
             left.append(thing)
+    removed = {(change.thing.application, change.thing.name) for change in changes if change.verb is Verb.REMOVE}
     orders = []
     for application, names in wanted.orders.items():
-        now = live.orders.get(application, ())
-        after = merged_order(names, now, last=retired.get(application, set()))
-        # Groups that are added behind all others come to stand there by themselves.
-        if after[: len(now)] != now:
+        now = tuple(name for name in live.orders.get(application, ()) if (application, name) not in removed)
+        rest = {thing.name for thing in left if thing.application == application and thing.noun is Noun.GROUP
+                and takes_every_node(thing.fields)}  # fmt: skip
+        after = merged_order(names, now, last=rest)
+        if after != now:
             orders.append(OrderChange(application, now, after))
     return Difference(tuple(changes), tuple(orders), tuple(left))
 
@@ -126,7 +120,7 @@ def merged_order(wanted: Sequence[str], live: Sequence[str], *, last: set[str] |
     Args:
         wanted: As the file has them.
         live: As the server has them.
-        last: Not named, and to stand behind all others.
+        last: Not named, and to stay behind all others: they take every node.
     """
     order = list(wanted)
     named = set(wanted)
@@ -155,16 +149,18 @@ def _field_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple
 
 
 def plan(difference: Difference) -> tuple[Step, ...]:
-    """The steps: applications, channels, groups in the order in which their gates name each other, then positions.
+    """The steps: applications, channels, groups in the order in which their gates name each other, then places.
 
-    A group is added with its whole policy at once, behind all others, where it has no nodes yet: its rollout must not
-    begin before its gates stand. Only then groups change places, all of an application in one request.
+    A group is added with its whole policy at once: its rollout must not begin before its gates stand. Then those go
+    that are to go, and at last groups change places, all of an application in one request.
     """
     by_noun: dict[Noun, list[Change]] = {noun: [] for noun in Noun}
     for change in difference.changes:
         by_noun[change.thing.noun].append(change)
     steps = [_step(change) for noun in (Noun.APPLICATION, Noun.CHANNEL) for change in by_noun[noun]]
-    steps += [_step(change) for change in _by_gates(by_noun[Noun.GROUP])]
+    groups = by_noun[Noun.GROUP]
+    steps += [_step(change) for change in _by_gates([one for one in groups if one.verb is not Verb.REMOVE])]
+    steps += [_step(change) for change in groups if change.verb is Verb.REMOVE]
     steps += [
         Step(
             Verb.SET, Noun.GROUP, order.application, "", "", {"order": list(order.after)}, 0,

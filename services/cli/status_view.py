@@ -163,7 +163,7 @@ def _bar(done: int, total: int, width: int = 12) -> Text:
     """Full only where nothing is missing, and empty only where there is nothing."""
     filled = width * done // total if total else 0
     filled = max(filled, 1) if done else filled
-    return Text.assemble(("━" * filled, "green"), ("━" * (width - filled), "bright_black"))
+    return Text.assemble(("█" * filled, "green"), ("░" * (width - filled), "bright_black"))
 
 
 def node_words(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

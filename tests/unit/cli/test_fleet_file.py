@@ -44,6 +44,7 @@ applications:
       - name: canaries
         channel: beta
         nodes: [b, a]
+        selector: {}
         policy: {allowed_bad_rate: 0.05}
 """
 
@@ -94,8 +95,10 @@ def test_values_are_read_by_what_is_expected_in_their_place():
         ("name: canaries", "name: production", 18, "group production in line 11 already"),
         ("        channel: stable\n", "", 11, "follows nothing"),
         ("fleet: 1", "fleet: 2", 1, "fleet: expected `int` <= 1"),
-        ("allowed_bad_rate: 0.05}", "allowed_bad_rate: 0.05, allowed_bad_rate: 0.1}", 21, "given twice"),
-        ("selector: {", "nodes: [a]\n        selector: {", 21, "in group production already"),
+        ("allowed_bad_rate: 0.05}", "allowed_bad_rate: 0.05, allowed_bad_rate: 0.1}", 22, "given twice"),
+        ("selector: {site", "nodes: [a]\n        selector: {site", 21, "in group production already"),
+        ("selector: {site: [one, 3066.10]}", "selector: {}", 18, "no node ever comes to group canaries"),
+        ("selector: {}", "selector: {a: [b]}\n        explicit_only: true", 21, "no selector"),
         ("selector: {site", "selector: {[site]", 13, "a name must be plain text"),
         ("selector: {site:", "selector: {si\\te:", 13, "selector"),
     ],
@@ -113,7 +116,7 @@ def test_what_is_wrong_is_said_with_its_line_and_what_would_be_right(old, new, l
 def test_all_unknown_names_are_said_at_once():
     """Nobody has to run it once per mistake."""
     with pytest.raises(InvalidInput) as refused:
-        parse(WHOLE.replace("selector:", "selektor:").replace("nodes:", "knots:"), "f")
+        parse(WHOLE.replace("selector: {site", "selektor: {site").replace("nodes:", "knots:"), "f")
     assert [line.split(":")[1] for line in refused.value.message.splitlines()] == ["13", "20"]
 
 
@@ -192,6 +195,7 @@ def test_a_new_fleet_is_made_in_an_order_in_which_each_step_is_allowed():
         "add channel flatcar/stable (amd64)",
         "add group flatcar/canaries",
         "add group flatcar/production",
+        "order the groups of flatcar",
     ]
     assert steps[1].body == {"position": 1}
     assert steps[5].line == 11
@@ -215,25 +219,28 @@ def test_only_what_differs_is_changed_and_a_value_that_is_gone_is_taken_back():
 
 
 def test_what_the_file_does_not_name_is_left_alone_and_said():
-    """Nothing is taken away without being asked to; with prune groups are retired and stand last."""
-    live = application(group("old", channel="x", nodes=["m"]), group("a", channel="x"), group("all", channel="x"))
-    wanted = application(group("a", channel="x"), group("all", channel="x"))
+    """Nothing is taken away without being asked to; with prune groups go, after all that could still name them."""
+    some = {"selector": {"oem": ["ami"]}}
+    live = application(group("old", channel="x", **some), group("a", channel="x", **some), group("all", channel="x"))
+    wanted = application(group("a", channel="x", **some), group("all", channel="x", owner="us"))
     found = difference(wanted, live)
-    assert found.nothing
     assert [each.words for each in found.left] == ["group os/old"]
+    assert not found.orders
     pruned = difference(wanted, live, prune=True)
-    (change,) = pruned.changes
-    assert change.verb is Verb.RETIRE
-    assert plan(pruned)[0].body == {"updates_enabled": False, "nodes": []}
-    assert plan(pruned)[1].body == {"order": ["a", "all", "old"]}
-    retired = application(
-        group("a", channel="x"), group("all", channel="x"), group("old", channel="x", updates_enabled=False)
-    )
-    again = difference(wanted, retired, prune=True)
-    assert again.nothing
-    assert [each.name for each in again.left] == ["old"]
+    assert [step.words for step in plan(pruned)] == ["set group os/all", "remove group os/old"]
+    assert pruned.left == ()
     everything_else = Fleet((Thing(noun=Noun.APPLICATION, application="other", name="other", fields={}),), {})
     assert difference(Fleet(), everything_else, prune=True).nothing
+
+
+def test_a_group_that_takes_every_node_stays_behind_the_others():
+    """Also where the file does not name it."""
+    live = application(group("a", channel="x", selector={"oem": ["a"]}), group("all", channel="x"))
+    wanted = application(
+        group("a", channel="x", selector={"oem": ["a"]}), group("b", channel="x", selector={"oem": ["b"]})
+    )
+    (order,) = difference(wanted, live).orders
+    assert order.after == ("a", "b", "all")
 
 
 def test_groups_change_places_all_at_once():
@@ -241,7 +248,9 @@ def test_groups_change_places_all_at_once():
     a, b, c = (group(name, channel="x") for name in "abc")
     (step,) = plan(difference(application(b, a), application(a, b)))
     assert (step.body, step.words) == ({"order": ["b", "a"]}, "order the groups of os")
-    assert not difference(application(a, b, c), application(a, b)).orders
+    (added,) = difference(application(a, b, c), application(a, b)).orders
+    assert (added.before, added.after) == (("a", "b"), ("a", "b", "c"))
+    assert difference(application(a, b), application(a, b)).nothing
     (order,) = difference(application(c, a, b), application(a, b)).orders
     assert order.after == ("c", "a", "b")
 
