@@ -24,7 +24,7 @@ from shared.errors import InvalidInput
 
 _MOST: Final = 100_000
 # Our names of fields that the API calls otherwise.
-_NAMES: Final[Mapping[str, str]] = {"scheme": "version_scheme", "pin": "pinned_version"}
+API_NAMES: Final[Mapping[str, str]] = {"scheme": "version_scheme", "pin": "pinned_version"}
 _SIGNS: Final[Mapping[Verb, tuple[str, str]]] = {
     Verb.ADD: ("+", "green"),
     Verb.SET: ("~", "yellow"),
@@ -307,7 +307,7 @@ def _key(step: Step) -> tuple[Noun, str, str, str]:
 
 
 async def _do(client: Client, live: Live, step: Step) -> None:
-    body = {_NAMES.get(name, name): value for name, value in step.body.items()}
+    body = {API_NAMES.get(name, name): value for name, value in step.body.items()}
     if step.noun is Noun.APPLICATION:
         if step.verb is Verb.ADD:
             await client.post("/applications", {"name": step.name, **body})
@@ -335,7 +335,7 @@ async def _do(client: Client, live: Live, step: Step) -> None:
 
 def _choosing(live: Live, step: Step, body: dict[str, Any]) -> dict[str, Any]:
     """The body of a group's change: machines as they come and go, and a selector only where there may be one."""
-    body = {_NAMES.get(name, name): value for name, value in body.items()}
+    body = {API_NAMES.get(name, name): value for name, value in body.items()}
     if "nodes" in body:
         before = next(thing for thing in live.fleet.things if thing.key == _key(step)).fields["nodes"]
         after = body.pop("nodes")

@@ -14,6 +14,7 @@ from rich.text import Text
 from services.cli.client import Client
 from services.cli.command import json_option
 from services.cli.errors import Ended, Refused, Unreachable
+from services.cli.fleet import API_NAMES
 from services.cli.fleet_file import Noun, render
 from services.cli.nebraska_plan import ChangesetPlan, Plan, Source, plan_import
 from services.cli.output import Output
@@ -207,7 +208,9 @@ async def _application(client: Client, name: str, fields: Any) -> None:
     except Refused as refused:
         if (refused.problem or {}).get("code") != "not_found":
             raise
-        await client.post("/applications", {"name": name, **{key: fields[key] for key in fields if fields[key]}})
+        await client.post(
+            "/applications", {"name": name, **{API_NAMES.get(key, key): fields[key] for key in fields if fields[key]}}
+        )
 
 
 async def _changeset(client: Client, plan: ChangesetPlan) -> str | None:

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from services.cli.__main__ import cli
+from services.cli.fleet_file import Noun, parse
 
 SCHEMA = Path(__file__).parents[2] / "bench" / "nebraska_schema.sql"
 APP = uuid.UUID("e96281a6-d1af-4bde-9a0a-97b76e56dc57")
@@ -136,3 +137,25 @@ async def test_an_older_server_has_neither_floors_nor_overrides(nebraska, tmp_pa
     assert result.exit_code == 0, result.output
     assert "at most 2 updates per 15 minutes" in result.stdout
     assert "this was a dry run" in result.stdout
+
+
+async def test_a_fleet_file_and_drafts_are_made_and_can_be_applied(nebraska, terminal, tmp_path):
+    """Again changes nothing; the file applies; nothing is promoted, and nothing offered."""
+    path = tmp_path / "fleet.yaml"
+    said = await terminal.text("import", "nebraska", "--dsn", nebraska, "--to", str(path))
+    assert "2 changesets are there as drafts" in said
+    fleet = parse(path.read_text(), "fleet.yaml")
+    production = next(thing for thing in fleet.things if thing.name == "Production" and thing.noun is Noun.GROUP)
+    assert production.fields["policy"]["windows"]["time_zone"] == "Europe/Berlin"
+    assert production.fields["policy"]["group_concurrency"] == 7
+    assert (await terminal.json("app", "show", "Flatcar"))["observe_only"] is True
+    floor = await terminal.json("changeset", "show", "3510.2.0")
+    assert (floor["state"], floor["floor"], floor["floor_reason"]) == ("draft", True, "needs the new disk layout")
+    release = await terminal.json("changeset", "show", "3975.2.1")
+    assert [payload["size"] for payload in release["payloads"]] == [382137917, 40897503]
+    assert "is there already" in await terminal.fails(1, "import", "nebraska", "--dsn", nebraska, "--to", str(path))
+    again = await terminal.json("import", "nebraska", "--dsn", nebraska, "--to", str(path), "--force")
+    assert again["changesets_made"] == []
+    await terminal.json("apply", "-f", str(path), "--yes")
+    assert (await terminal.json("apply", "-f", str(path), "--check"))["changes"] == []
+    assert (await terminal.json("rollout", "list"))["items"] == []

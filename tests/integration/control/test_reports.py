@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+
 import pytest
 
 from services.event_log.mover import Mover
@@ -77,3 +81,26 @@ async def test_the_audit_says_who_did_what(operator, promoted, database_url):
     assert (await operator.get("/reports/audit", by="nobody"))["items"] == []
     assert (await operator.get("/reports/audit", until="2020-01-01T00:00:00Z"))["items"] == []
     (await operator.ask("GET", "/reports/audit", since="2020-01-01T00:00:00")).refused(400, "invalid_input")
+
+
+async def test_reports_by_the_command(terminal, promoted, database_url, tmp_path):
+    """On the terminal, as CSV, as a page, as JSON."""
+    shown = await terminal.text("report", "compliance")
+    assert "50.0% of 4 nodes comply within 14 days; 1 were not seen since." in shown
+    assert "90 min" in shown
+    rows = list(csv.DictReader(io.StringIO(await terminal.text("report", "compliance", "--csv"))))
+    assert (rows[0]["group"], rows[0]["compliant"]) == ("all", "2")
+    page = tmp_path / "page.html"
+    assert "Written" in await terminal.text("report", "compliance", "--html", "-o", str(page))
+    assert page.read_text().startswith("<!doctype html>")
+    assert (await terminal.json("report", "compliance"))["within_days"] == 14
+    await terminal.fails(2, "report", "compliance", "--csv", "--html")
+    assert "cannot be written" in await terminal.fails(
+        1, "report", "compliance", "--csv", "-o", str(tmp_path / "no" / "x")
+    )
+    await moved(database_url)
+    assert "channel.promoted" in await terminal.text("report", "audit", "--since", "1d")
+    acts = list(csv.DictReader(io.StringIO(await terminal.text("report", "audit", "--csv", "--limit", "1"))))
+    assert [act["by"] for act in acts] == ["operator"]
+    assert json.loads(await terminal.text("report", "audit", "--by", "nobody", "--json"))["items"] == []
+    assert "is no time" in await terminal.fails(2, "report", "audit", "--since", "yesterday")
