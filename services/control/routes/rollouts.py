@@ -130,6 +130,7 @@ ROUTES: Final = (
         "Rollout",
         "End a rollout for good; nodes that took it keep it, or go back.",
         requests.Abort,
+        approvable=True,
     ),
     post(
         "/rollouts/{id}/approve",
@@ -145,6 +146,7 @@ ROUTES: Final = (
         "Rollout",
         "Relax soak, waves and windows within the policy's bounds; never halts, holds, quarantine or reboot slots.",
         requests.Because,
+        approvable=True,
     ),
     post(
         "/rollouts/{id}/widen",
