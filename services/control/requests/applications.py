@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
-from services.control.requests.fields import Name, OmahaId, Page, Request
+from services.control.requests.fields import Name, OmahaId, Request, SortedPage
 from shared.domain.scheme import VersionScheme
 
 
@@ -29,5 +31,14 @@ class ApplicationPatch(Request, frozen=True, kw_only=True):
     observe_only: bool | msgspec.UnsetType = msgspec.UNSET
 
 
-class ApplicationsQuery(Page, frozen=True, kw_only=True):
+class ApplicationSort(enum.StrEnum):
+    """What applications are sorted by."""
+
+    CREATED = "created"
+    NAME = "name"
+
+
+class ApplicationsQuery(SortedPage, frozen=True, kw_only=True):
     """All applications."""
+
+    sort: ApplicationSort = ApplicationSort.CREATED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import uuid
 from typing import Final
 
@@ -15,7 +16,6 @@ from services.control.requests.fields import (
     Kind,
     Limit,
     Packages,
-    Page,
     PayloadRole,
     Position,
     Reason,
@@ -24,6 +24,7 @@ from services.control.requests.fields import (
     Sha1Base64,
     Sha256,
     Size,
+    SortedPage,
     Text,
     Version,
 )
@@ -94,9 +95,18 @@ class Publication(Request, frozen=True, kw_only=True):
     unchecked: bool = False
 
 
-class ChangesetsQuery(Page, frozen=True, kw_only=True):
+class ChangesetSort(enum.StrEnum):
+    """What changesets are sorted by; versions as text."""
+
+    CREATED = "created"
+    PUBLISHED = "published"
+    VERSION = "version"
+
+
+class ChangesetsQuery(SortedPage, frozen=True, kw_only=True):
     """``application`` is a name or an id."""
 
+    sort: ChangesetSort = ChangesetSort.CREATED
     application: Reference | None = None
     version: Version | None = None
     arch: Arch | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import uuid
 from typing import Annotated, TypeAlias
 
@@ -11,10 +12,10 @@ from services.control.requests.fields import (
     Arch,
     Limit,
     Name,
-    Page,
     Reason,
     Reference,
     Request,
+    SortedPage,
     Stability,
     TestName,
 )
@@ -56,9 +57,18 @@ class Promotion(Request, frozen=True, kw_only=True):
     force_scheme: bool = False
 
 
-class ChannelsQuery(Page, frozen=True, kw_only=True):
+class ChannelSort(enum.StrEnum):
+    """What channels are sorted by; by position, the least stable is first."""
+
+    POSITION = "position"
+    NAME = "name"
+    CHANGED = "changed"
+
+
+class ChannelsQuery(SortedPage, frozen=True, kw_only=True):
     """``application`` is a name or an id."""
 
+    sort: ChannelSort = ChannelSort.POSITION
     application: Reference | None = None
     name: Name | None = None
     arch: Arch | None = None

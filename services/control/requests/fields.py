@@ -8,6 +8,8 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
+from services.control.listing import SortOrder
+
 # Postgres text cannot hold NUL, and names stand in URLs, tables and logs.
 Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ +~:@-]{0,63}\Z")]
 Reference: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
@@ -89,6 +91,14 @@ class Page(Request, frozen=True, kw_only=True):
 
     limit: Limit = 100
     cursor: uuid.UUID | None = None
+
+
+class SortedPage(Request, frozen=True, kw_only=True):
+    """``cursor`` is the ``next`` of the page before, with the same ``sort`` and ``order``."""
+
+    limit: Limit = 100
+    cursor: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Fa-f-]{36}(~[A-Za-z0-9_-]{0,1000})?\Z")] | None = None
+    order: SortOrder | None = None
 
 
 class Because(Request, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -10,13 +11,13 @@ from services.control.requests.fields import (
     Limit,
     MachineId,
     Name,
-    Page,
     PolicyValues,
     Rank,
     Reason,
     Reference,
     Request,
     Selector,
+    SortedPage,
     Version,
 )
 
@@ -82,9 +83,18 @@ class GroupRemoval(Request, frozen=True, kw_only=True):
     reason: Reason
 
 
-class GroupsQuery(Page, frozen=True, kw_only=True):
+class GroupSort(enum.StrEnum):
+    """What groups are sorted by."""
+
+    CREATED = "created"
+    NAME = "name"
+    POSITION = "position"
+
+
+class GroupsQuery(SortedPage, frozen=True, kw_only=True):
     """``application`` is a name or an id."""
 
+    sort: GroupSort = GroupSort.CREATED
     application: Reference | None = None
     name: Name | None = None
     channel: Name | None = None

@@ -8,13 +8,23 @@ from typing import Annotated
 
 import msgspec
 
-from services.control.requests.fields import Because, Page, Reference
+from services.control.requests.fields import Because, Reference, SortedPage
 from shared.domain.rollout import Purpose, RolloutState
 
 
-class RolloutsQuery(Page, frozen=True, kw_only=True):
+class RolloutSort(enum.StrEnum):
+    """What rollouts are sorted by."""
+
+    CREATED = "created"
+    CHANGED = "changed"
+    GROUP = "group"
+
+
+class RolloutsQuery(SortedPage, frozen=True, kw_only=True):
     """``active``: only those that are not completed, aborted or superseded."""
 
+    sort: RolloutSort = RolloutSort.CREATED
+    application: Reference | None = None
     state: RolloutState | None = None
     group: uuid.UUID | None = None
     changeset: uuid.UUID | None = None

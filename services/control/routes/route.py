@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 from multidict import MultiMapping
 
 from services.control import requests
+from services.control.listing import SORT_KEY, cursor_of
 from services.control.settings import Settings
 from services.control.store import Made, Store
 from shared.errors import InvalidInput
@@ -233,8 +234,9 @@ def by(request: web.Request) -> str:
 
 def page(items: Sequence[Mapping[str, Any]], limit: int, key: str) -> web.Response:
     """A page, with the cursor of the next where it is full; ``key`` names the id in each item."""
-    following = items[-1][key] if len(items) == limit else None
-    return json_response({"items": items, "next": following})
+    following = cursor_of(items[-1], key) if len(items) == limit else None
+    shown = [{name: value for name, value in item.items() if name != SORT_KEY} for item in items]
+    return json_response({"items": shown, "next": following})
 
 
 def made(thing: Made) -> web.Response:

@@ -9,6 +9,7 @@ import msgspec
 
 from services.control import releasing, requests
 from services.control.acting import about
+from services.control.listing import place_of
 from services.control.store.base import Connection, Database, Made, Row, ids_of, rows_of
 from shared.db import Queries
 from shared.domain.scheme import VersionScheme
@@ -103,9 +104,14 @@ class Applications:
             await self._database.policy_changed(connection, subject, f"application {known['name']}: {said}", by)
             return changed
 
-    async def listing(self, page: requests.Page) -> list[Row]:
-        """Applications, the oldest first."""
-        return rows_of(await self._database.pool.fetch(QUERIES["applications"], page.cursor, page.limit))
+    async def listing(self, asked: requests.ApplicationsQuery) -> list[Row]:
+        """Applications, the oldest first unless asked otherwise."""
+        place = place_of(asked)
+        return rows_of(
+            await self._database.pool.fetch(
+                QUERIES["applications"], place.after, asked.limit, place.sort, place.key, place.descending
+            )
+        )
 
     async def id_of(self, reference: str | None) -> uuid.UUID | None:
         """The id of the application that a filter names; None where it names none.

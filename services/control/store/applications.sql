@@ -10,9 +10,16 @@ SELECT application_id, name, omaha_id, product, version_scheme, observe_only, cr
  ORDER BY (name = $1) DESC, (application_id::text = lower($1)) DESC, application_id;
 
 -- name: applications
-SELECT application_id, name, omaha_id, product, version_scheme, observe_only, created_at FROM control.applications
- WHERE $1::uuid IS NULL OR application_id > $1
- ORDER BY application_id LIMIT $2;
+SELECT * FROM (
+SELECT application_id, name, omaha_id, product, version_scheme, observe_only, created_at,
+       coalesce(CASE $3::text WHEN 'name' THEN name END, '') COLLATE "C" AS sort_key
+  FROM control.applications
+) listed
+ WHERE $1::uuid IS NULL
+    OR CASE WHEN $5::boolean THEN (sort_key, application_id) < ($4::text, $1) ELSE (sort_key, application_id) > ($4::text, $1) END
+ ORDER BY CASE WHEN $5 THEN sort_key END DESC, CASE WHEN NOT $5 THEN sort_key END,
+          CASE WHEN $5 THEN application_id END DESC, CASE WHEN NOT $5 THEN application_id END
+ LIMIT $2;
 
 -- name: change_application
 UPDATE control.applications SET product = $2, version_scheme = $3, observe_only = $4 WHERE application_id = $1;

@@ -10,6 +10,7 @@ import msgspec
 
 from services.control import publishing, releasing, requests
 from services.control.acting import about
+from services.control.listing import SortOrder, place_of
 from services.control.store.applications import Applications
 from services.control.store.approvals import four_eyes, policies_of_changeset
 from services.control.store.base import SOURCE, Connection, Database, Made, Row, gate_of, one, rows_of, value_of
@@ -192,17 +193,25 @@ class Changesets:
             "payloads": rows_of(await place.fetch(QUERIES["payloads"], changeset_id)),
         }
 
+    async def application_id_of(self, reference: str | None) -> uuid.UUID | None:
+        """The id of the application that a filter names, as `Applications.id_of` finds it."""
+        return await self._applications.id_of(reference)
+
     async def listing(self, asked: requests.ChangesetsQuery) -> list[Row]:
         """Changesets with their gates, the newest first."""
         application_id = await self._applications.id_of(asked.application)
+        place = place_of(asked, usually=SortOrder.DESC)
         found = await self._database.pool.fetch(
             QUERIES["changesets"],
-            asked.cursor,
+            place.after,
             asked.limit,
             application_id,
             asked.version,
             asked.arch,
             value_of(asked.state),
+            place.sort,
+            place.key,
+            place.descending,
         )
         return [_changeset(row) for row in rows_of(found)]
 

@@ -44,21 +44,29 @@ SELECT c.changeset_id, c.application_id, a.name AS application, c.version, c.arc
 
 -- name: changesets
 -- Without their packages, which are many.
+SELECT * FROM (
 SELECT c.changeset_id, c.application_id, a.name AS application, c.version, c.arch, c.kind, c.state, c.notes, c.source,
        c.components, c.floor, c.floor_reason, c.dead_end, c.dead_end_reason, c.minimum_version, c.created_at,
        c.published_at, c.withdrawn_at, c.withdrawn_reason,
        ARRAY(SELECT s.value ->> 'key_id' FROM jsonb_array_elements(c.signatures) s) AS signed_by,
        g.state AS gate_state, g.braked_reason, g.pace, g.reason AS gate_reason, g.evidence, g.resumes,
-       g.changed_at AS gate_changed_at
+       g.changed_at AS gate_changed_at,
+       coalesce(CASE $7::text
+                     WHEN 'version' THEN c.version
+                     WHEN 'published' THEN to_char(c.published_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') END, '') COLLATE "C" AS sort_key
   FROM control.changesets c
   JOIN control.applications a USING (application_id)
   LEFT JOIN control.changeset_gates g USING (changeset_id)
- WHERE ($1::uuid IS NULL OR c.changeset_id < $1)
-   AND ($3::uuid IS NULL OR c.application_id = $3)
+ WHERE ($3::uuid IS NULL OR c.application_id = $3)
    AND ($4::text IS NULL OR c.version = $4)
    AND ($5::text IS NULL OR c.arch = $5)
    AND ($6::text IS NULL OR c.state = $6)
- ORDER BY c.changeset_id DESC LIMIT $2;
+) listed
+ WHERE $1::uuid IS NULL
+    OR CASE WHEN $9::boolean THEN (sort_key, changeset_id) < ($8::text, $1) ELSE (sort_key, changeset_id) > ($8::text, $1) END
+ ORDER BY CASE WHEN $9 THEN sort_key END DESC, CASE WHEN NOT $9 THEN sort_key END,
+          CASE WHEN $9 THEN changeset_id END DESC, CASE WHEN NOT $9 THEN changeset_id END
+ LIMIT $2;
 
 -- name: payloads
 SELECT p.position, p.role, p.name, p.sha256, p.sha1_base64, p.size, p.required, s.reason AS suspended

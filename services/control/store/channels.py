@@ -10,6 +10,7 @@ import msgspec
 
 from services.control import releasing, requests
 from services.control.acting import about
+from services.control.listing import place_of
 from services.control.store.applications import Applications
 from services.control.store.approvals import four_eyes
 from services.control.store.attestations import Attestations
@@ -117,8 +118,17 @@ class Channels:
     async def listing(self, asked: requests.ChannelsQuery) -> list[Row]:
         """Channels, the least stable first."""
         application_id = await self._applications.id_of(asked.application)
+        place = place_of(asked)
         found = await self._database.pool.fetch(
-            QUERIES["channels"], asked.cursor, asked.limit, application_id, asked.name, asked.arch
+            QUERIES["channels"],
+            place.after,
+            asked.limit,
+            application_id,
+            asked.name,
+            asked.arch,
+            place.sort,
+            place.key,
+            place.descending,
         )
         return rows_of(found)
 

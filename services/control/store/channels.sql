@@ -15,18 +15,25 @@ SELECT c.channel_id, c.application_id, a.name AS application, c.name, c.arch, c.
  WHERE c.channel_id = $1;
 
 -- name: channels
--- The least stable first; the cursor is the last channel's id.
+SELECT * FROM (
 SELECT c.channel_id, c.application_id, a.name AS application, c.name, c.arch, c.position, c.required_attestations,
-       c.changeset_id, s.version, c.changed_at
+       c.changeset_id, s.version, c.changed_at,
+       coalesce(CASE $6::text
+                     WHEN 'position' THEN lpad(c.position::text, 10, '0')
+                     WHEN 'name' THEN c.name
+                     WHEN 'changed' THEN to_char(c.changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') END, '') COLLATE "C" AS sort_key
   FROM control.channels c
   JOIN control.applications a USING (application_id)
   LEFT JOIN control.changesets s ON s.changeset_id = c.changeset_id
- WHERE ($1::uuid IS NULL
-        OR (c.position, c.channel_id) > (SELECT b.position, b.channel_id FROM control.channels b WHERE b.channel_id = $1))
-   AND ($3::uuid IS NULL OR c.application_id = $3)
+ WHERE ($3::uuid IS NULL OR c.application_id = $3)
    AND ($4::text IS NULL OR c.name = $4)
    AND ($5::text IS NULL OR c.arch = $5)
- ORDER BY c.position, c.channel_id LIMIT $2;
+) listed
+ WHERE $1::uuid IS NULL
+    OR CASE WHEN $8::boolean THEN (sort_key, channel_id) < ($7::text, $1) ELSE (sort_key, channel_id) > ($7::text, $1) END
+ ORDER BY CASE WHEN $8 THEN sort_key END DESC, CASE WHEN NOT $8 THEN sort_key END,
+          CASE WHEN $8 THEN channel_id END DESC, CASE WHEN NOT $8 THEN channel_id END
+ LIMIT $2;
 
 -- name: change_channel
 UPDATE control.channels SET position = $2, required_attestations = $3 WHERE channel_id = $1;

@@ -11,6 +11,7 @@ import msgspec
 
 from services.control import placement, publishing, requests
 from services.control.acting import dry_running
+from services.control.listing import place_of
 from services.control.store.applications import Applications
 from services.control.store.base import Connection, Database, Made, Row, lock_group, rows_of
 from services.control.store.changesets import Changesets
@@ -401,8 +402,18 @@ class Groups:
     async def listing(self, asked: requests.GroupsQuery) -> list[Row]:
         """Groups, the oldest first."""
         application_id = await self._applications.id_of(asked.application)
+        place = place_of(asked)
         found = await self._database.pool.fetch(
-            QUERIES["groups"], asked.cursor, asked.limit, application_id, asked.name, asked.channel, asked.owner
+            QUERIES["groups"],
+            place.after,
+            asked.limit,
+            application_id,
+            asked.name,
+            asked.channel,
+            asked.owner,
+            place.sort,
+            place.key,
+            place.descending,
         )
         return [_group(row) for row in rows_of(found)]
 

@@ -34,16 +34,24 @@ SELECT g.group_id, g.application_id, a.name AS application, g.name, g.position, 
  WHERE g.group_id = $1;
 
 -- name: groups
+SELECT * FROM (
 SELECT g.group_id, g.application_id, a.name AS application, g.name, g.position, g.channel_name AS channel, g.pinned_version,
        g.selector, g.policy, g.updates_enabled, g.owner, g.contact, g.created_at,
-       (SELECT count(*) FROM control.group_nodes n WHERE n.group_id = g.group_id) AS named_nodes
+       (SELECT count(*) FROM control.group_nodes n WHERE n.group_id = g.group_id) AS named_nodes,
+       coalesce(CASE $7::text
+                     WHEN 'name' THEN g.name
+                     WHEN 'position' THEN lpad(g.position::text, 10, '0') END, '') COLLATE "C" AS sort_key
   FROM control.groups g JOIN control.applications a USING (application_id)
- WHERE ($1::uuid IS NULL OR g.group_id > $1)
-   AND ($3::uuid IS NULL OR g.application_id = $3)
+ WHERE ($3::uuid IS NULL OR g.application_id = $3)
    AND ($4::text IS NULL OR g.name = $4)
    AND ($5::text IS NULL OR g.channel_name = $5)
    AND ($6::text IS NULL OR g.owner = $6)
- ORDER BY g.group_id LIMIT $2;
+) listed
+ WHERE $1::uuid IS NULL
+    OR CASE WHEN $9::boolean THEN (sort_key, group_id) < ($8::text, $1) ELSE (sort_key, group_id) > ($8::text, $1) END
+ ORDER BY CASE WHEN $9 THEN sort_key END DESC, CASE WHEN NOT $9 THEN sort_key END,
+          CASE WHEN $9 THEN group_id END DESC, CASE WHEN NOT $9 THEN group_id END
+ LIMIT $2;
 
 -- name: nodes_in_group
 -- Nodes of a group that are not gone.

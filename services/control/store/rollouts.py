@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from services.control import conduct, publishing, requests, standstill
+from services.control.listing import SortOrder, place_of
 from services.control.store.approvals import four_eyes, policies_of_rollout
 from services.control.store.base import (
     Connection,
@@ -84,16 +85,21 @@ class Rollouts:
 
     async def listing(self, asked: requests.RolloutsQuery) -> list[Row]:
         """Rollouts with counts of their attempts by state, the newest first."""
+        place = place_of(asked, usually=SortOrder.DESC)
         found = rows_of(
             await self._database.pool.fetch(
                 QUERIES["rollouts"],
-                asked.cursor,
+                place.after,
                 asked.limit,
                 value_of(asked.state),
                 asked.group,
                 asked.changeset,
                 asked.active,
                 value_of(asked.purpose),
+                await self._changesets.application_id_of(asked.application),
+                place.sort,
+                place.key,
+                place.descending,
             )
         )
         ids = [row["rollout_id"] for row in found]

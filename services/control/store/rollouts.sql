@@ -86,22 +86,31 @@ SELECT r.rollout_id, r.group_id, g.name AS group_name, r.changeset_id, c.version
  WHERE r.rollout_id = $1;
 
 -- name: rollouts
+SELECT * FROM (
 SELECT r.rollout_id, r.group_id, g.name AS group_name, r.changeset_id, c.version, r.arch, r.application_id,
        a.name AS application, r.channel_id, r.state, r.purpose, r.leaves_version, r.pace, r.pace_cap, r.fraction, r.reason,
        r.created_at, r.changed_at, gate.state AS gate_state, gate.braked_reason, gate.pace AS gate_pace,
-       EXISTS (SELECT FROM control.holds h WHERE h.changeset_id = r.changeset_id AND h.released_at IS NULL) AS held
+       EXISTS (SELECT FROM control.holds h WHERE h.changeset_id = r.changeset_id AND h.released_at IS NULL) AS held,
+       coalesce(CASE $9::text
+                     WHEN 'changed' THEN to_char(r.changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')
+                     WHEN 'group' THEN g.name END, '') COLLATE "C" AS sort_key
   FROM control.rollouts r
   JOIN control.groups g USING (group_id)
   JOIN control.changesets c ON c.changeset_id = r.changeset_id
   JOIN control.applications a ON a.application_id = r.application_id
   JOIN control.changeset_gates gate ON gate.changeset_id = r.changeset_id
- WHERE ($1::uuid IS NULL OR r.rollout_id < $1)
-   AND ($3::text IS NULL OR r.state = $3)
+ WHERE ($3::text IS NULL OR r.state = $3)
    AND ($4::uuid IS NULL OR r.group_id = $4)
    AND ($5::uuid IS NULL OR r.changeset_id = $5)
    AND ($6::boolean IS NULL OR (r.state NOT IN ('completed', 'aborted', 'superseded')) = $6)
    AND ($7::text IS NULL OR r.purpose = $7)
- ORDER BY r.rollout_id DESC LIMIT $2;
+   AND ($8::uuid IS NULL OR r.application_id = $8)
+) listed
+ WHERE $1::uuid IS NULL
+    OR CASE WHEN $11::boolean THEN (sort_key, rollout_id) < ($10::text, $1) ELSE (sort_key, rollout_id) > ($10::text, $1) END
+ ORDER BY CASE WHEN $11 THEN sort_key END DESC, CASE WHEN NOT $11 THEN sort_key END,
+          CASE WHEN $11 THEN rollout_id END DESC, CASE WHEN NOT $11 THEN rollout_id END
+ LIMIT $2;
 
 -- name: floors_wanted
 -- Floors that lead to a group's update which serves, and which the group has no rollout of.

@@ -275,3 +275,60 @@ async def test_nobody_decides_what_they_asked_for(operator, app, people, pool):
     (await ana.ask("POST", path, body, headers={"Uneventful-Approval": "x"})).refused(400, "invalid_input")
     dry = (await ana.ask("POST", path, body, dry_run="true")).ok()
     assert dry["would"][0]["type"] == "approval.asked.v1"
+
+
+# Lists
+
+
+@pytest.mark.parametrize("order", [None, "asc", "desc"])
+@pytest.mark.parametrize(
+    "sorted_list",
+    [
+        ("/applications", ("created", "name"), "application_id"),
+        ("/changesets", ("created", "published", "version"), "changeset_id"),
+        ("/channels", ("position", "name", "changed"), "channel_id"),
+        ("/groups", ("created", "name", "position"), "group_id"),
+        ("/rollouts", ("created", "changed", "group"), "rollout_id"),
+    ],
+)
+async def test_pages_of_a_sorted_list_neither_overlap_nor_skip(operator, world, sorted_list, order):
+    """Whatever it is sorted by, in either direction, with equal keys: page by page it is the same list."""
+    path, sorts, key = sorted_list
+    for sort in sorts:
+        asked = {"sort": sort} | ({} if order is None else {"order": order})
+        whole = (await operator.get(path, **asked))["items"]
+        assert len(whole) > 2
+        found, cursor = [], None
+        while True:
+            page = await operator.get(path, **asked, limit=2, **({} if cursor is None else {"cursor": cursor}))
+            found += page["items"]
+            cursor = page["next"]
+            if cursor is None:
+                break
+        assert [item[key] for item in found] == [item[key] for item in whole]
+        member = {"created": "created_at", "published": "published_at", "changed": "changed_at", "group": "group_name"}
+        values = [item[member.get(sort, sort)] or "" for item in whole]
+        if order is not None:
+            assert values == sorted(values, reverse=order == "desc")
+
+
+@pytest.fixture
+async def world(operator):
+    """Some of everything, with equal names, positions and times among them."""
+    for app in ("os", "more", "Zulu", "abc"):
+        await operator.post("/applications", {"name": app})
+    for app in ("os", "more"):
+        for name in ("stable", "beta"):
+            channel_id = await operator.channel(name, app=app)
+            await operator.group(f"{name}-nodes", app=app, channel=name)
+            changeset_id = await operator.changeset("2.0.0" if name == "stable" else "10.0.0", app=app)
+            await operator.promote(channel_id, changeset_id)
+        await operator.changeset("3.0.0", app=app, publish=False)
+
+
+async def test_a_cursor_that_was_not_given_out_is_refused(operator, app):
+    """400, not an empty page, which would look like the end."""
+    for cursor in ("nonsense", UNKNOWN[:-1], f"{'-' * 36}", f"{UNKNOWN}~A", f"{UNKNOWN}~_w", f"{UNKNOWN}~AA"):
+        (await operator.ask("GET", "/groups", cursor=cursor)).refused(400, "invalid_input")
+    (await operator.ask("GET", "/groups", sort="colour")).refused(400, "invalid_input")
+    assert (await operator.get("/rollouts", application="os"))["items"] == []
