@@ -6,8 +6,9 @@ import dataclasses
 import uuid
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.update_check.cincinnati import (
@@ -29,8 +30,10 @@ from services.update_check.cincinnati import (
     wariness_of,
 )
 from services.update_check.configuration import ApplicationView, ArchRollouts, Configuration, GroupView, RolloutView
+from services.update_check.poll import contact_of
 from shared.domain.observation import ObservationSource
 from shared.errors import InvalidInput
+from shared.events.types import NodeEnrolled
 from shared.omaha.response import Package, UpdateAnswer
 
 NOW = 1_700_000_000.0
@@ -463,3 +466,34 @@ def test_nothing_is_granted_in_vain():
     assert not may([])
     assert may([], os_version="2.0.0"), "it is up to date: the decision says so"
     assert may([], stream="next"), "no group: the decision says so"
+
+
+words = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=140)
+
+
+@settings(deadline=None)
+@given(
+    st.fixed_dictionaries(
+        dict.fromkeys(("basearch", "stream", "os_version", "os_checksum", "node_uuid", "group", "platform"), words)
+    )
+)
+def test_whatever_a_node_says_fits_its_events(said):
+    """An event that followers cannot read would stop them all."""
+    try:
+        query = query_of(said)
+    except InvalidInput:
+        return
+    _, application = world(None)
+    contact = contact_of(poll(query, application), uuid.UUID(int=5))
+    msgspec.convert(
+        {
+            "node_id": str(contact.node_id),
+            "machine_id": contact.machine_id,
+            "application_id": str(contact.application_id),
+            "version": contact.version,
+            "boot_id": contact.boot_id,
+            "facts": contact.facts,
+            "arch": contact.arch,
+        },
+        NodeEnrolled,
+    )

@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import services.update_check
 from services.update_check.app import make_app
@@ -24,9 +26,11 @@ from services.update_check.native import (
     recall_of,
     with_urls,
 )
+from services.update_check.poll import contact_of
 from services.update_check.settings import Settings
 from shared.domain.observation import ObservationSource
 from shared.errors import InvalidInput
+from shared.events.types import NodeEnrolled
 from shared.settings import Secret
 
 CHECK = Check(
@@ -63,6 +67,43 @@ def test_a_check_says_who_where_and_in_which_boot():
     assert [told.fact(name) for name in ("site", "rack", "version", "model")] == ["fra1", "r1", "1.0.0", None]
     assert told.group is FRANKFURT
     assert told.asks
+
+
+words = st.text(st.characters(exclude_categories=("Cs",)), max_size=140)
+
+
+@settings(deadline=None)
+@given(
+    said=st.fixed_dictionaries(dict.fromkeys(("machine_id", "boot_id", "version", "arch"), words)),
+    facts=st.dictionaries(words, words, max_size=3),
+)
+def test_whatever_a_node_says_fits_its_events(said, facts):
+    """An event that followers cannot read would stop them all."""
+    try:
+        check = msgspec.convert({**said, "application": "flatcar", "facts": facts}, Check)
+    except msgspec.ValidationError:
+        return
+    contact = contact_of(poll(check), uuid.UUID(int=5))
+    msgspec.convert(
+        {
+            "node_id": str(contact.node_id),
+            "machine_id": contact.machine_id,
+            "application_id": str(contact.application_id),
+            "version": contact.version,
+            "boot_id": contact.boot_id,
+            "facts": contact.facts,
+            "arch": contact.arch,
+        },
+        NodeEnrolled,
+    )
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\u0000", "\\n"])
+def test_what_no_column_holds_is_refused(text):
+    """Half a surrogate pair, NUL, a line feed in an id."""
+    body = b'{"application":"a","machine_id":"m%b","boot_id":"b","version":"1","arch":"x"}' % text.encode()
+    with pytest.raises(msgspec.DecodeError):
+        msgspec.json.decode(body, type=Check)
 
 
 def test_a_token_puts_a_node_into_its_group():
