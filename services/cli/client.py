@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,6 +21,7 @@ from services.cli.target import Target
 API: Final = "/api/v1"
 TIMEOUT: Final = aiohttp.ClientTimeout(total=60.0, sock_connect=5.0)
 UPLOAD_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=300.0)
+STREAM_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=30.0)
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 CHUNK_BYTES: Final = 256 * 1024
 _ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
@@ -66,6 +67,20 @@ class Client:
         except (aiohttp.ClientError, TimeoutError) as fault:
             raise self._unreachable(fault) from fault
         raise AssertionError  # stamina either runs the block or raises
+
+    async def lines(self, path: str, **query: Any) -> AsyncGenerator[Item, None]:
+        """GET of what comes as NDJSON, a line at a time, for as long as it comes; empty lines are left out."""
+        given = {name: _text(value) for name, value in query.items() if value is not None}
+        url = URL(self._target.url + API + path, encoded=True)
+        try:
+            async with self._session.get(url, params=given, timeout=STREAM_TIMEOUT, allow_redirects=False) as answer:
+                if answer.status != 200:
+                    await _read(answer)
+                async for line in answer.content:
+                    if line.strip():
+                        yield orjson.loads(line)
+        except (aiohttp.ClientError, TimeoutError) as fault:
+            raise self._unreachable(fault) from fault
 
     async def post(self, path: str, body: Mapping[str, Any], **query: Any) -> Any:
         """POST, once: whether a lost answer was a change is for the operator to see."""
@@ -156,7 +171,12 @@ class Client:
         return await self._one("group", "name", reference, "/groups", application=app)
 
     async def node_id(self, reference: str, *, app: str | None = None) -> str:
-        """A node by id or machine id."""
+        """A node by id, machine id or alias."""
+        if not _ID.fullmatch(reference):
+            named = (await self.get("/nodes", alias=reference, application=app, limit=2))["items"]
+            known = (await self.get("/nodes", machine=reference, application=app, limit=2))["items"]
+            if not known and len(named) == 1:
+                return str(named[0]["node_id"])
         return await self._one("node", "machine", reference, "/nodes", application=app)
 
     async def rollout_id(self, reference: str, *, app: str | None = None) -> str:

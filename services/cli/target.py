@@ -97,6 +97,11 @@ def find_target(options: Options) -> Target:
     )
 
 
+def running_service(options: Options, service: str) -> str | None:
+    """Where the running `up` that the options mean has a service; None where there is none."""
+    return _url_of(_read_ready(ready_path(options)), service)
+
+
 def _url_of(ready: Ready | None, service: str) -> str | None:
     return ready.services[service].url if ready is not None and service in ready.services else None
 

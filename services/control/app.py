@@ -83,10 +83,11 @@ def make_app(settings: Settings) -> web.Application:
             yield
 
     async def keep_house(app: web.Application) -> None:
-        """For ever, once a minute: keep when tokens were used last, and forget idempotency keys that are old."""
+        """For ever, once a minute: keep when tokens were used last, forget idempotency keys and nodes that are old."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_EVERY_S)
             await housekeep(app[STORE], tokens)
+            await sweep_nodes(app[STORE], settings.node_retention_days)
 
     app.cleanup_ctx.extend(
         [database, session, background("conductor", conduct_rollouts), background("housekeeping", keep_house)]
@@ -122,3 +123,16 @@ async def housekeep(store: Store, tokens: TokenCheck) -> None:
     else:
         if swept:
             _log.info("idempotency_keys.swept", keys=swept)
+
+
+async def sweep_nodes(store: Store, retention_days: int) -> None:
+    """Have nodes that were silent for long be gone, and those that polled again be back."""
+    try:
+        back, went = await store.nodes.sweep(retention_days)
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        _log.warning("nodes.postgres_away", cause=type(error).__name__)
+    else:
+        if back or went:
+            _log.info("nodes.swept", back=back, gone=went)

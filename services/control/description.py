@@ -185,6 +185,8 @@ def _answer(route: Route) -> dict[str, Any]:
             next=or_null(TEXT),
         )
         return {"description": good, "content": {"application/json": {"schema": page}}}
+    if route.answer == "Polls":
+        return {"description": good, "content": {NDJSON: {"schema": ref("Polls")}}}
     content: dict[str, Any] = {"application/json": {"schema": ref(route.answer)}}
     if route.answer == "Events":
         content[NDJSON] = {"schema": {"type": "string", "description": "One Event per line."}}

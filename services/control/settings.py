@@ -61,4 +61,12 @@ class Settings(OidcSettings, frozen=True, kw_only=True):
             "of them wrote it. 0: the header is ignored.",
         ),
     ] = 0
+    node_retention_days: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=3_650,
+            description="A node that was silent for so many days and has nothing under way is gone. 0: never.",
+        ),
+    ] = 30
     pool_size: Annotated[int, msgspec.Meta(ge=2, le=100, description="Connections to Postgres.")] = 6

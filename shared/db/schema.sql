@@ -598,6 +598,7 @@ CREATE TABLE fleet.nodes (
     CONSTRAINT nodes_dialect_check CHECK ((dialect = ANY (ARRAY['omaha'::text, 'native'::text, 'cincinnati'::text]))),
     CONSTRAINT nodes_machine_id_check CHECK (((length(machine_id) >= 1) AND (length(machine_id) <= 128)))
 ) WITH (autovacuum_vacuum_scale_factor=0.05, fillfactor=70);
+CREATE INDEX nodes_by_alias ON fleet.nodes USING btree (application_id, alias) WHERE (alias IS NOT NULL);
 CREATE INDEX nodes_by_group ON fleet.nodes USING btree (group_id, node_id);
 CREATE INDEX nodes_by_machine ON fleet.nodes USING btree (application_id, machine_id text_pattern_ops);
 CREATE INDEX nodes_cloned ON fleet.nodes USING btree (application_id) WHERE cloned;
@@ -1056,7 +1057,7 @@ BEGIN
         SELECT n.node_id, coalesce(named.group_id, keyed.group_id) AS group_id
           FROM fleet.nodes n
           LEFT JOIN control.group_nodes named ON named.application_id = n.application_id AND named.machine_id = n.machine_id
-         CROSS JOIN LATERAL (SELECT fleet.facts_of_v1(n) AS facts OFFSET 0) AS known
+         CROSS JOIN LATERAL (SELECT fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version) AS facts OFFSET 0) AS known
           LEFT JOIN keyed ON keyed.key = to_jsonb(ARRAY(SELECT known.facts ->> u.fact FROM unnest(p_facts) AS u(fact)))::text
          WHERE n.application_id = p_application_id
            AND (p_node_ids IS NULL OR n.node_id = ANY (p_node_ids))
@@ -1197,15 +1198,6 @@ BEGIN
     END IF;
     RETURN QUERY SELECT e.site, e.contacts_per_second * p_interval_s FROM fleet.idle_estimates e;
 END
-$function$;
-
-CREATE OR REPLACE FUNCTION fleet.facts_of_v1(n fleet.nodes)
- RETURNS jsonb
- LANGUAGE sql
- STABLE
-AS $function$
-    SELECT n.imported_facts || jsonb_strip_nulls(jsonb_build_object('alias', n.alias)) || n.facts
-           || jsonb_strip_nulls(jsonb_build_object('version', n.version, 'arch', n.arch))
 $function$;
 
 CREATE OR REPLACE FUNCTION fleet.facts_v1(p_told jsonb, p_imported jsonb, p_alias text, p_arch text, p_version text)
@@ -2009,17 +2001,22 @@ BEGIN
 END
 $function$;
 
-CREATE OR REPLACE FUNCTION fleet.sweep_polls_v1(p_older_than interval)
- RETURNS bigint
- LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION fleet.stuck_v1(n fleet.nodes, t fleet.attempts, p_silent_since timestamp with time zone, p_granted_before timestamp with time zone, p_stranded text[])
+ RETURNS text[]
+ LANGUAGE sql
+ STABLE
 AS $function$
-DECLARE
-    swept bigint;
-BEGIN
-    DELETE FROM fleet.watched_polls WHERE at < clock_timestamp() - p_older_than;
-    GET DIAGNOSTICS swept = ROW_COUNT;
-    RETURN swept;
-END
+    SELECT array_remove(ARRAY[
+        CASE WHEN t.closed_at IS NULL AND t.state IN ('staged', 'awaiting_reboot') AND t.granted_at < p_granted_before
+             THEN 'staged' END,
+        CASE WHEN n.last_contact_at < p_silent_since AND n.gone_at IS NULL THEN 'silent' END,
+        CASE WHEN n.last_answer = ANY (p_stranded)
+               OR EXISTS (SELECT 1 FROM fleet.quarantine q
+                            JOIN control.rollouts o ON o.changeset_id = q.changeset_id AND o.group_id = n.group_id
+                           WHERE q.node_id = n.node_id AND o.purpose IN ('update', 'floor') AND o.arch = n.arch
+                             AND o.state NOT IN ('completed', 'aborted', 'superseded'))
+             THEN 'stranded' END,
+        CASE WHEN t.closed_at IS NULL AND t.parked THEN 'parked' END], NULL)
 $function$;
 
 CREATE OR REPLACE FUNCTION fleet.version_key_v1(p_version text)

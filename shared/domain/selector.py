@@ -86,7 +86,7 @@ def known_facts(
 ) -> dict[str, str]:
     """All that is known of a node: what it tells itself goes before what operators said of it.
 
-    ``fleet.facts_of_v1`` is the same rule next to the rows.
+    ``fleet.facts_v1`` is the same rule next to the rows.
 
     Args:
         told: What the node says of itself.

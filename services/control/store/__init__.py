@@ -15,11 +15,14 @@ from services.control.store.changesets import Changesets
 from services.control.store.channels import Channels
 from services.control.store.global_gate import GlobalGate
 from services.control.store.groups import Groups
+from services.control.store.holds import Holds
 from services.control.store.idempotency import IdempotencyKeys
 from services.control.store.keys import Keys
 from services.control.store.ledger import Ledger
 from services.control.store.node_tokens import NodeTokens
 from services.control.store.nodes import Nodes
+from services.control.store.polls import WatchedPolls
+from services.control.store.quarantines import Quarantines
 from services.control.store.reports import Reports
 from services.control.store.rollouts import Rollouts
 from services.control.store.scope import Scopes
@@ -68,7 +71,10 @@ class Store:
         self.rollouts = Rollouts(database, self.gate, self.changesets)
         self.channels = Channels(database, self.applications, self.changesets, self.attestations, self.rollouts)
         self.groups = Groups(database, self.applications, self.changesets, self.channels, self.rollouts)
-        self.nodes = Nodes(database, self.applications)
+        self.nodes = Nodes(database, self.applications, self.groups, self.rollouts)
+        self.holds = Holds(database, self.applications)
+        self.quarantines = Quarantines(database, self.applications)
+        self.polls = WatchedPolls(database, self.applications)
         self.node_tokens = NodeTokens(database, self.applications)
         self.ledger = Ledger(database)
         self.reports = Reports(database, self.applications)

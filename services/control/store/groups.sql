@@ -89,7 +89,7 @@ SELECT to_jsonb(ARRAY(SELECT known.facts ->> u.fact FROM unnest($2::text[]) AS u
        named.group_id AS named, n.group_id, count(*) AS nodes
   FROM fleet.nodes n
   LEFT JOIN control.group_nodes named ON named.application_id = n.application_id AND named.machine_id = n.machine_id
- CROSS JOIN LATERAL (SELECT fleet.facts_of_v1(n) AS facts OFFSET 0) AS known
+ CROSS JOIN LATERAL (SELECT fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version) AS facts OFFSET 0) AS known
  WHERE n.application_id = $1 AND n.gone_at IS NULL
  GROUP BY 1, 2, 3;
 
@@ -98,7 +98,7 @@ SELECT to_jsonb(ARRAY(SELECT known.facts ->> u.fact FROM unnest($2::text[]) AS u
 SELECT n.machine_id
   FROM fleet.nodes n
   LEFT JOIN control.group_nodes named ON named.application_id = n.application_id AND named.machine_id = n.machine_id
- CROSS JOIN LATERAL (SELECT fleet.facts_of_v1(n) AS facts OFFSET 0) AS known
+ CROSS JOIN LATERAL (SELECT fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version) AS facts OFFSET 0) AS known
   JOIN unnest($3::text[], $4::uuid[], $5::uuid[]) AS stock(key, named, group_id)
     ON stock.key = to_jsonb(ARRAY(SELECT known.facts ->> u.fact FROM unnest($2::text[]) AS u(fact)))::text
    AND stock.named IS NOT DISTINCT FROM named.group_id AND stock.group_id IS NOT DISTINCT FROM n.group_id

@@ -3,13 +3,8 @@
 -- Contacts are written all the time: an index over their time would make each of them a write to the index as well.
 DROP INDEX fleet.nodes_by_contact;
 CREATE INDEX nodes_by_machine ON fleet.nodes (application_id, machine_id text_pattern_ops);
+CREATE INDEX nodes_by_alias ON fleet.nodes (application_id, alias) WHERE alias IS NOT NULL;
 CREATE INDEX nodes_gone ON fleet.nodes (node_id) WHERE gone_at IS NOT NULL;
-
--- fleet.facts_of_v1: all that is known of a node; the rule of shared.domain.selector.known_facts.
-CREATE FUNCTION fleet.facts_of_v1(n fleet.nodes) RETURNS jsonb LANGUAGE sql STABLE AS $$
-    SELECT n.imported_facts || jsonb_strip_nulls(jsonb_build_object('alias', n.alias)) || n.facts
-           || jsonb_strip_nulls(jsonb_build_object('version', n.version, 'arch', n.arch))
-$$;
 
 -- fleet.version_key_v1: text that sorts like a version's numbers.
 CREATE FUNCTION fleet.version_key_v1(p_version text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
@@ -33,7 +28,7 @@ BEGIN
         SELECT n.node_id, coalesce(named.group_id, keyed.group_id) AS group_id
           FROM fleet.nodes n
           LEFT JOIN control.group_nodes named ON named.application_id = n.application_id AND named.machine_id = n.machine_id
-         CROSS JOIN LATERAL (SELECT fleet.facts_of_v1(n) AS facts OFFSET 0) AS known
+         CROSS JOIN LATERAL (SELECT fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version) AS facts OFFSET 0) AS known
           LEFT JOIN keyed ON keyed.key = to_jsonb(ARRAY(SELECT known.facts ->> u.fact FROM unnest(p_facts) AS u(fact)))::text
          WHERE n.application_id = p_application_id
            AND (p_node_ids IS NULL OR n.node_id = ANY (p_node_ids))
@@ -183,13 +178,20 @@ CREATE FUNCTION fleet.watch_polls_v1(p_seconds double precision) RETURNS void LA
     UPDATE fleet.poll_watch SET until = greatest(until, clock_timestamp() + make_interval(secs => p_seconds))
 $$;
 
--- fleet.sweep_polls_v1: polls that were watched a while ago are of no use any more.
-CREATE FUNCTION fleet.sweep_polls_v1(p_older_than interval) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE
-    swept bigint;
-BEGIN
-    DELETE FROM fleet.watched_polls WHERE at < clock_timestamp() - p_older_than;
-    GET DIAGNOSTICS swept = ROW_COUNT;
-    RETURN swept;
-END
+-- fleet.stuck_v1: in which ways a node is stuck, given its last attempt: staged for long, silent, stranded with nothing left to
+-- offer (by what its last poll was answered, or quarantined for what its group rolls out), parked.
+CREATE FUNCTION fleet.stuck_v1(
+    n fleet.nodes, t fleet.attempts, p_silent_since timestamptz, p_granted_before timestamptz, p_stranded text[]
+) RETURNS text[] LANGUAGE sql STABLE AS $$
+    SELECT array_remove(ARRAY[
+        CASE WHEN t.closed_at IS NULL AND t.state IN ('staged', 'awaiting_reboot') AND t.granted_at < p_granted_before
+             THEN 'staged' END,
+        CASE WHEN n.last_contact_at < p_silent_since AND n.gone_at IS NULL THEN 'silent' END,
+        CASE WHEN n.last_answer = ANY (p_stranded)
+               OR EXISTS (SELECT 1 FROM fleet.quarantine q
+                            JOIN control.rollouts o ON o.changeset_id = q.changeset_id AND o.group_id = n.group_id
+                           WHERE q.node_id = n.node_id AND o.purpose IN ('update', 'floor') AND o.arch = n.arch
+                             AND o.state NOT IN ('completed', 'aborted', 'superseded'))
+             THEN 'stranded' END,
+        CASE WHEN t.closed_at IS NULL AND t.parked THEN 'parked' END], NULL)
 $$;

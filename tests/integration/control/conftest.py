@@ -179,7 +179,7 @@ class Fleet:
     """Nodes and attempts, written as update_check's functions would."""
 
     def __init__(self, pool: asyncpg.Pool[Any], application_id: str) -> None:
-        self._pool = pool
+        self.pool = pool
         self._application_id = uuid.UUID(application_id)
 
     async def node(
@@ -194,7 +194,7 @@ class Fleet:
     ) -> uuid.UUID:
         node_id = node_id_for(self._application_id, name)
         heard = datetime.now(UTC) - timedelta(seconds=silent_for_s)
-        await self._pool.execute(
+        await self.pool.execute(
             """INSERT INTO fleet.nodes (node_id, application_id, machine_id, group_id, version, arch, boot_id,
                                         boot_seen_at, first_seen_at, last_contact_at, cloned, facts, address)
                VALUES ($1, $2, $3, $4, $5, $6, 'boot-1', $7, $7, $7, $8, $9, '192.0.2.7')""",
@@ -211,12 +211,12 @@ class Fleet:
         return node_id
 
     async def runs(self, node_id: uuid.UUID, version: str) -> None:
-        await self._pool.execute("UPDATE fleet.nodes SET version = $2 WHERE node_id = $1", node_id, version)
+        await self.pool.execute("UPDATE fleet.nodes SET version = $2 WHERE node_id = $1", node_id, version)
 
     async def attempt(self, node_id: uuid.UUID, rollout_id: str, state: str = "offered") -> uuid.UUID:
         attempt_id = uuid.uuid4()
         closed = state in ("committed", "rolled_back", "failed", "presumed_lost", "recalled")
-        await self._pool.execute(
+        await self.pool.execute(
             """INSERT INTO fleet.attempts (attempt_id, token, node_id, application_id, changeset_id, rollout_id,
                                            group_id, arch, from_version, to_version, state, boot_id, granted_at,
                                            changed_at, closed_at)
@@ -230,16 +230,16 @@ class Fleet:
             state,
             closed,
         )
-        await self._pool.execute("UPDATE fleet.nodes SET last_attempt_id = $2 WHERE node_id = $1", node_id, attempt_id)
+        await self.pool.execute("UPDATE fleet.nodes SET last_attempt_id = $2 WHERE node_id = $1", node_id, attempt_id)
         return attempt_id
 
     async def close(self, attempt_id: uuid.UUID, state: str) -> None:
-        await self._pool.execute(
+        await self.pool.execute(
             "UPDATE fleet.attempts SET state = $2, closed_at = now() WHERE attempt_id = $1", attempt_id, state
         )
 
     async def quarantine(self, node_id: uuid.UUID, changeset_id: str) -> None:
-        await self._pool.execute(
+        await self.pool.execute(
             "INSERT INTO fleet.quarantine (node_id, changeset_id, reason) VALUES ($1, $2, 'reported')",
             node_id,
             uuid.UUID(changeset_id),

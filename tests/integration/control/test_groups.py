@@ -229,7 +229,10 @@ async def test_facts_in_the_database_are_those_of_the_rule(app, fleet, operator,
             "UPDATE fleet.nodes SET facts = $2, imported_facts = $3, alias = $4 WHERE node_id = $1",
             node_id, facts, imported, alias,
         )  # fmt: skip
-        in_sql = await pool.fetchval("SELECT fleet.facts_of_v1(n) FROM fleet.nodes n WHERE node_id = $1", node_id)
+        in_sql = await pool.fetchval(
+            "SELECT fleet.facts_v1(facts, imported_facts, alias, arch, version) FROM fleet.nodes WHERE node_id = $1",
+            node_id,
+        )
         assert in_sql == known_facts(facts, imported, version="1.2.3", arch="x86_64", alias=alias)
 
 
