@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from services.control import requests
-from services.control.routes.route import STORE, by, get, page, path_id, post, query
+from services.control.routes.route import STORE, by, get, path_id, post, query
 from shared.web import json_response, read_json
 
 IMPORT_BYTES: Final = 4 * 1024 * 1024
@@ -27,7 +27,9 @@ async def show_node(request: web.Request) -> web.Response:
 async def show_history(request: web.Request) -> web.Response:
     """GET /nodes/{id}/history."""
     asked = query(request, requests.NodeHistoryQuery)
-    return page(await request.app[STORE].nodes.history(path_id(request, "node"), asked), asked.limit, "seq")
+    items = await request.app[STORE].nodes.history(path_id(request, "node"), asked)
+    following = str(items[-1]["seq"]) if len(items) == asked.limit else None
+    return json_response({"items": items, "next": following})
 
 
 async def explain_node(request: web.Request) -> web.Response:
