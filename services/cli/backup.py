@@ -54,6 +54,7 @@ _store_option = click.option(
 )
 _keys_option = click.option(
     "--keys",
+    envvar=f"{PREFIX}KEY_DIR",
     type=click.Path(file_okay=False, path_type=Path),
     help="A directory of signing keys to keep too.",
 )

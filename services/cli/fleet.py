@@ -72,6 +72,8 @@ async def apply(client: Client, output: Output, *, path: Path, check: bool, prun
         return
     steps = plan(found)
     confirm(output, f"Apply {len(steps)} step{'' if len(steps) == 1 else 's'}?", yes=yes)
+    if not yes and difference(wanted, (live := await read_fleet(client)).fleet, prune=prune) != found:
+        raise Refused("somebody changed the fleet meanwhile: nothing was changed; apply again to see what differs now")
     done = await _do_all(client, output, live, steps, path)
     if output.as_json:
         output.json({**said, "applied": done})

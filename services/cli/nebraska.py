@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +25,8 @@ from services.cli.text import printable, size
 from shared.db.queries import Queries
 
 QUERIES: Final = Queries.load("services.cli", "nebraska.sql")
+_NODE_FACTS: Final = ("oem", "alephversion")
+_NODE_COLUMNS: Final = ("machine", "alias", *_NODE_FACTS)
 _CONNECT_S: Final = 15.0
 _STATEMENT_S: Final = 300.0
 
@@ -72,6 +76,8 @@ def nebraska(
         drafts: list[str] = []
         if not dry_run:
             path.write_text(file_of(plan), encoding="utf-8")
+            for nodes_path, text in nodes_files(plan, path).items():
+                nodes_path.write_text(text, encoding="utf-8", newline="")
             drafts = asyncio.run(_make(options, plan))
     except Ended as end:
         end.as_json = output.as_json
@@ -158,6 +164,23 @@ def file_of(plan: Plan) -> str:
     return render(plan.fleet, head=head, notes=notes)
 
 
+def nodes_files(plan: Plan, path: Path) -> dict[Path, str]:
+    """Per application what `uneventful node import` takes: aliases and facts, beside the fleet file."""
+    files: dict[Path, str] = {}
+    for application in dict.fromkeys(node.application for node in plan.nodes):
+        out = io.StringIO()
+        writer = csv.writer(out)
+        writer.writerow(_NODE_COLUMNS)
+        for node in plan.nodes:
+            if node.application == application:
+                writer.writerow(
+                    [node.machine_id, node.alias or "", *(node.facts.get(name, "") for name in _NODE_FACTS)]
+                )
+        name = "".join(letter if letter.isalnum() else "-" for letter in application.lower())
+        files[path.with_name(f"{path.stem}.{name}.nodes.csv")] = out.getvalue()
+    return files
+
+
 def next_steps(plan: Plan, path: Path) -> list[str]:
     """What the operator does next, in order."""
     steps = [f"1. Read {path}, change what you like, and apply it: uneventful apply -f {path}"]
@@ -173,6 +196,11 @@ def next_steps(plan: Plan, path: Path) -> list[str]:
         for application, channel, arch, version in plan.pointers
     ]
     steps.append("4. Point some nodes here and watch: docs/how-to/migrate-from-nebraska.md")
+    applications = dict.fromkeys(node.application for node in plan.nodes)
+    steps += [
+        f"5. Once they have polled here: uneventful node import {file} --app {application!r}"
+        for application, file in zip(applications, nodes_files(plan, path), strict=True)
+    ]
     return steps
 
 

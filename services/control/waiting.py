@@ -51,6 +51,7 @@ def waiting(
             subject=one["subject"],
             since=one["asked_at"],
             until=one["expires_at"],
+            command=f"uneventful approval approve {one['approval_id']} --reason ...",
         )
         for one in approvals
     ]

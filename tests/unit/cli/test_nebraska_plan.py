@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from services.cli.fleet_file import Noun, parse
-from services.cli.nebraska import file_of, next_steps, summary
+from services.cli.nebraska import file_of, next_steps, nodes_files, summary
 from services.cli.nebraska_plan import Source, hex_digest, plan_import, policy_of
 from shared.domain.policy import Policy
 
@@ -94,7 +95,10 @@ def test_a_usual_server_maps_onto_ours():
     assert "      # In Nebraska it is called 'Stable (AMD64)'.\n" in text
     assert "# first ones" in text
     assert summary(plan)["nodes"] == 2
-    assert "channel promote 'stable' 3975.2.1" in "\n".join(next_steps(plan, __file__))
+    ((where, nodes),) = nodes_files(plan, Path("/there/fleet.yaml")).items()
+    assert where == Path("/there/fleet.flatcar-container-linux.nodes.csv")
+    assert nodes.splitlines() == ["machine,alias,oem,alephversion", "m1,web-1,ami,", "m2,,,3510.2.0"]
+    assert "channel promote 'stable' 3975.2.1" in "\n".join(next_steps(plan, Path(__file__)))
 
 
 @pytest.mark.parametrize(
