@@ -1559,6 +1559,31 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION fleet.recall_offer_v1(p_rollout_id uuid, p_node_id uuid, p_reason text, p_source text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    WITH moved AS (
+        UPDATE fleet.attempts t SET state = 'recalled', reason = p_reason, changed_at = clock_timestamp(),
+               closed_at = clock_timestamp(), parked = false
+         WHERE t.rollout_id = p_rollout_id AND t.node_id = p_node_id AND t.closed_at IS NULL
+           AND t.state IN ('offered', 'downloading')
+        RETURNING t.*
+    )
+    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
+    SELECT gen_random_uuid(), 'update.recalled.v1', p_source, 'nodes/' || m.node_id, m.node_id::text, clock_timestamp(),
+           jsonb_strip_nulls(jsonb_build_object(
+               'node_id', m.node_id, 'machine_id', n.machine_id, 'application_id', m.application_id,
+               'attempt_id', m.attempt_id, 'rollout_id', m.rollout_id, 'changeset_id', m.changeset_id, 'group_id', m.group_id,
+               'arch', m.arch, 'from_version', m.from_version, 'to_version', m.to_version, 'version', n.version,
+               'state_after', 'recalled', 'applied', true, 'reason', p_reason, 'source', 'control')),
+           m.attempt_id::text
+      FROM moved m LEFT JOIN fleet.nodes n ON n.node_id = m.node_id;
+    RETURN FOUND;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION fleet.recall_v1(p_changeset_id uuid, p_reason text, p_source text, p_rollout_id uuid DEFAULT NULL::uuid)
  RETURNS integer
  LANGUAGE plpgsql

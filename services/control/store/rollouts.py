@@ -8,11 +8,13 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from services.control import conduct, publishing, requests, standstill
 from services.control.listing import SortOrder, place_of
 from services.control.store.approvals import four_eyes, policies_of_rollout
 from services.control.store.base import (
+    SOURCE,
     Connection,
     Database,
     Row,
@@ -31,12 +33,12 @@ from shared.domain import waves
 from shared.domain.gate import GatedGroup, impossible
 from shared.domain.policy import Action, Policy, freeze
 from shared.domain.rollout import ACTIVE, SERVING, Purpose, RolloutState, shown
-from shared.errors import Conflict, InvalidInput, NotFound
+from shared.errors import Conflict, InvalidInput, NotFound, UneventfulError
 from shared.events import types
 from shared.ledger import append
 
 QUERIES: Final = Queries.load("services.control.store", "rollouts.sql")
-BY_ITSELF: Final = "control"
+_log = structlog.get_logger()
 _ROLLOUT_FIELDS: Final = (
     "rollout_id",
     "group_id",
@@ -387,16 +389,17 @@ class Rollouts:
     async def conduct_all(self) -> list[tuple[uuid.UUID, conduct.Step]]:
         """Take every step that a rollout can take by itself, and create those that stand beside updates.
 
+        A rollout that cannot be judged is told in the log and does not keep the others.
+
         Returns:
             The rollouts that moved, each with its step.
         """
         taken: list[tuple[uuid.UUID, conduct.Step]] = []
         for candidate in await self._database.pool.fetch(QUERIES["to_conduct"]):
-            if await self._wants(candidate["rollout_id"]):
-                async with self._database.change() as connection:
-                    await self._conducting.lock_gates(connection, [candidate["group_id"]], [])
-                    steps = await self._advance(connection, candidate["rollout_id"])
-                    taken += [(candidate["rollout_id"], step) for step in steps]
+            try:
+                taken += await self._conduct(candidate["rollout_id"], candidate["group_id"])
+            except UneventfulError as fault:
+                _log.error("rollout.not_conducted", rollout_id=str(candidate["rollout_id"]), cause=fault.message)
         for created in [
             *await self._follow_pins(),
             *await self._create_floors(),
@@ -404,6 +407,13 @@ class Rollouts:
         ]:
             taken.append((created, conduct.Move(RolloutState.CREATED)))
         return taken
+
+    async def _conduct(self, rollout_id: uuid.UUID, group_id: uuid.UUID) -> list[tuple[uuid.UUID, conduct.Step]]:
+        if not await self._wants(rollout_id):
+            return []
+        async with self._database.change() as connection:
+            await self._conducting.lock_gates(connection, [group_id], [])
+            return [(rollout_id, step) for step in await self._advance(connection, rollout_id)]
 
     async def _wants(self, rollout_id: uuid.UUID) -> bool:
         """Whether a rollout has a step to take or gates with news, as far as one sees without locks."""
@@ -438,7 +448,7 @@ class Rollouts:
             leaves_version=done["version"] if goes_back else None,
             only_machines=done["only_machines"],
             reason=f"the way back of drill {done['rollout_id']}",
-            by=BY_ITSELF,
+            by=SOURCE,
         )
 
     async def _follow_pins(self) -> list[uuid.UUID]:
@@ -449,7 +459,7 @@ class Rollouts:
                 if await lock_group(connection, wanted["group_id"]) is not None:
                     group = one(await connection.fetchrow(QUERIES["group_of"], wanted["group_id"]))
                     if group["pinned_version"] == wanted["pinned_version"]:
-                        created += await self.follow_pin(connection, group, by=BY_ITSELF)
+                        created += await self.follow_pin(connection, group, by=SOURCE)
         return created
 
     async def _create_floors(self) -> list[uuid.UUID]:
@@ -471,7 +481,7 @@ class Rollouts:
                         changeset,
                         purpose=Purpose.FLOOR,
                         reason=f"a floor on the way to {wanted['update_version']}",
-                        by=BY_ITSELF,
+                        by=SOURCE,
                     )
                 )
         return created
@@ -490,7 +500,7 @@ class Rollouts:
                     arch=wanted["arch"],
                     leaves=wanted["version"],
                     reason=f"{wanted['version']} was withdrawn",
-                    by=BY_ITSELF,
+                    by=SOURCE,
                 )
                 if rollout_id is not None:
                     created.append(rollout_id)
@@ -696,6 +706,8 @@ class Rollouts:
     async def exclude(self, rollout_id: uuid.UUID, node: str, *, excluded: bool, reason: str, by: str) -> Row:
         """Offer the changeset to a node no more in this rollout, or again.
 
+        An offer that it has not staged is taken back.
+
         Args:
             rollout_id: Which.
             node: A node of its group, by id or machine id.
@@ -714,6 +726,10 @@ class Rollouts:
             else:
                 changed = await connection.fetchval(QUERIES["include"], rollout_id, node_id)
             if changed is not None:
+                if excluded:
+                    await connection.fetchval(
+                        QUERIES["recall_offer"], rollout_id, node_id, f"excluded: {reason}", SOURCE
+                    )
                 await self._tell(
                     connection, row, "node_excluded", by=by, reason=reason, node_id=str(node_id), lifted=not excluded
                 )

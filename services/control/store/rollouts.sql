@@ -201,3 +201,7 @@ SELECT DISTINCT g.group_id, g.pinned_version
  WHERE NOT EXISTS (SELECT FROM control.rollouts o WHERE o.group_id = g.group_id AND o.changeset_id = c.changeset_id
                       AND o.purpose = 'update')
  ORDER BY g.group_id;
+
+-- name: recall_offer
+-- What the rollout has offered to a node and that is not staged is taken back.
+SELECT fleet.recall_offer_v1($1, $2, $3, $4);

@@ -757,3 +757,35 @@ async def test_everything_that_is_halted_waits(story, operator):
     assert await story.conduct() == []
     await operator.post("/unhalt", {"reason": "calm"})
     assert begun(await story.conduct())
+
+
+async def test_an_excluded_nodes_offer_is_taken_back_unless_it_is_staged(story, operator, pool, events):
+    """What is staged will boot, and counts."""
+    stable = await operator.channel()
+    await story.group("all", "stable", nodes=2, version="1.0.0")
+    (rollout_id,) = await operator.promote(stable, await operator.changeset("2.0.0"))
+    offered = await story.fleet.attempt(story.nodes["all"][0], rollout_id, "downloading")
+    staged = await story.fleet.attempt(story.nodes["all"][1], rollout_id, "staged")
+    for number in range(2):
+        body = {"node": f"all-{number}", "reason": "in repair"}
+        await operator.post(f"/rollouts/{rollout_id}/exclude", body)
+    states = {row[0]: row[1] for row in await pool.fetch("SELECT attempt_id, state FROM fleet.attempts")}
+    assert states == {offered: "recalled", staged: "staged"}
+    assert await events("update.") == ["update.recalled.v1"]
+
+
+async def test_a_rollout_that_cannot_be_judged_does_not_keep_the_others(story, operator, pool):
+    """A time zone may vanish from the database of zones; the log says which rollout it is."""
+    stable = await operator.channel()
+    await operator.post("/halt", {"reason": "wait"})
+    for name in ("first", "second"):
+        await story.group(name, "stable", nodes=1, version="1.0.0")
+    first, second = await operator.promote(stable, await operator.changeset("2.0.0"))
+    await pool.execute(
+        "UPDATE control.rollouts SET policy = jsonb_set(policy, '{windows,time_zone}', '\"Mars/Base\"') "
+        "WHERE rollout_id = $1",
+        uuid.UUID(first),
+    )
+    await operator.post("/unhalt", {"reason": "go"})
+    assert begun(await story.conduct())
+    assert (await story.show(second))["state"] == "running"
