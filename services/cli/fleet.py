@@ -16,7 +16,7 @@ from services.cli.client import Client, Item
 from services.cli.command import app_option, talks
 from services.cli.confirm import confirm, yes_option
 from services.cli.errors import Refused
-from services.cli.fleet_file import MAX_BYTES, Fleet, Noun, Thing, parse, read_policy, render
+from services.cli.fleet_file import MAX_BYTES, Fleet, Noun, Thing, parse, read_policy, render, shown
 from services.cli.fleet_plan import Change, Difference, Step, Verb, difference, plan
 from services.cli.output import Output
 from services.cli.text import cell, printable
@@ -271,14 +271,10 @@ def _show(output: Output, found: Difference, moves: Mapping[str, int]) -> None:
 def _field_line(change: Change, name: str, before: Any, after: Any) -> Text:
     line = Text(f"    {name}: ")
     if change.verb is not Verb.ADD:
-        line.append(_value(before), style="red")
+        line.append(printable(shown(name, before), 1_000), style="red")
         line.append(" -> ")
-    line.append(_value(after), style="green")
+    line.append(printable(shown(name, after), 1_000), style="green")
     return line
-
-
-def _value(value: Any) -> str:
-    return printable(cell(value), 300)
 
 
 def _as_json(found: Difference, moves: Mapping[str, int]) -> dict[str, Any]:

@@ -603,6 +603,16 @@ def _short(value: Any) -> Any:
     return msgspec.to_builtins(value)
 
 
+def shown(name: str, value: Any) -> str:
+    """A value on one line, as the file could have it; of a policy without what is a default within it."""
+    part = name.removeprefix("policy.")
+    if part != name and value is not None:
+        value = _short_policy({part: value})[part]
+    if isinstance(value, dict | list):
+        return yaml.dump(value, Dumper=yaml.SafeDumper, default_flow_style=True, sort_keys=False, width=10_000).strip()
+    return "-" if value is None or value == "" else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _channels(
     channels: Sequence[Thing], notes: Mapping[tuple[Noun, str, str, str], Sequence[str]]
 ) -> Iterator[tuple[dict[str, Any], list[str]]]:

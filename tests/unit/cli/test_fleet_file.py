@@ -19,6 +19,7 @@ from services.cli.fleet_file import (
     read_policy,
     render,
     ring_of,
+    shown,
 )
 from services.cli.fleet_plan import FieldChange, Verb, difference, merged_order, plan
 from shared.errors import InvalidInput
@@ -284,3 +285,22 @@ def test_things_have_names_for_people():
     channel = Thing(noun=Noun.CHANNEL, application="os", name="beta", arch="arm64", fields={})
     assert channel.words == "channel os/beta (arm64)"
     assert dataclasses.replace(channel, noun=Noun.APPLICATION, name="os").words == "application os"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("owner", "", "-"),
+        ("pin", None, "-"),
+        ("updates_enabled", False, "false"),
+        ("selector", {"site": ["one", "two"]}, "{site: [one, two]}"),
+        ("policy.waves", [{"fraction": 0.1, "soak_s": 60.0}, {"fraction": 1.0, "soak_s": 0.0}],
+         "[{fraction: 0.1, soak_s: 60}, {fraction: 1}]"),
+        ("policy.approval", True, "true"),
+        ("policy.waves", None, "-"),
+        ("policy.newer", [1], "[1]"),
+    ],
+)  # fmt: skip
+def test_values_are_shown_as_the_file_could_have_them(name, value, words):
+    """On one line, without what is a default."""
+    assert shown(name, value) == words
