@@ -103,7 +103,7 @@ async def _run(people: Console, data: Path, *, nodes: int, bad_rate: float, bus:
             bad_rate=bad_rate,
             bus=bus,
             seed=seed,
-            show=lambda scene: display.update(picture(scene, people.width)),
+            show=lambda scene: display.update(picture(scene, people.width, people.height)),
             say=say,
         )
 

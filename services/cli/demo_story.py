@@ -49,6 +49,8 @@ TIME_FACTOR: Final = 1_000.0
 SOAK_S: Final = 8.0
 """At that factor, a bit more than two hours."""
 _LEDGER_SECONDS: Final = 10.0
+_READING_SECONDS: Final = 2.0
+"""A halt stays on the screen for so long."""
 WAVES: Final = ({"fraction": 0.05, "soak_s": 2.0}, {"fraction": 0.3, "soak_s": 2.0}, {"fraction": 1.0})
 
 # The nodes live a thousand times faster than the machine that they run on, so deadlines of silence are not scaled
@@ -379,6 +381,7 @@ async def _bad(stage: Stage) -> tuple[BadEnd, ProductionEnd]:
     gate_opened = not passed <= {"created", "waiting_for_gate"} or production.state != "waiting_for_gate"
     if halt is not None:
         stage.tell(BAD_STABLE, f"not let through: {gate_words(production.rollout)}", PRODUCTION)
+        await stage.until(lambda: False, _READING_SECONDS)
     bad = BadEnd(
         version=BAD_BETA,
         halted=halt is not None,

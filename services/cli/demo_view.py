@@ -19,6 +19,9 @@ from services.cli.demo_story import ACTS, Summary, gate_words
 _BAR = 20
 _SIDE_BY_SIDE = 120
 """Columns that two panels beside each other need."""
+_TALL = 33
+_TALL_BESIDE = 26
+"""Lines that the whole story needs above both groups, below or beside each other."""
 
 
 def plain_line(scene: Scene) -> str:
@@ -39,12 +42,13 @@ def _group_line(troupe: Troupe) -> str:
     return said
 
 
-def picture(scene: Scene, width: int) -> RenderableType:
+def picture(scene: Scene, width: int, height: int) -> RenderableType:
     """The scene: what was told so far, and both groups as they are now.
 
     Args:
         scene: What is to be seen.
         width: Columns of the screen.
+        height: Its lines; where they are few, only the act that plays is shown of the story.
     """
     panels: list[RenderableType] = [_group(scene.canaries), _group(scene.production)]
     if width >= _SIDE_BY_SIDE:
@@ -53,10 +57,10 @@ def picture(scene: Scene, width: int) -> RenderableType:
         beside.add_column(ratio=1)
         beside.add_row(*panels)
         panels = [beside]
-    return Group(_timeline(scene), *panels)
+    return Group(_timeline(scene, whole=height >= (_TALL if len(panels) > 1 else _TALL_BESIDE)), *panels)
 
 
-def _timeline(scene: Scene) -> RenderableType:
+def _timeline(scene: Scene, *, whole: bool) -> RenderableType:
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(width=1, no_wrap=True)
     table.add_column(justify="right", width=7, style="dim", no_wrap=True)
@@ -67,6 +71,8 @@ def _timeline(scene: Scene) -> RenderableType:
     now = acts.index(scene.act) if scene.act else -1
     for number, (act, title) in enumerate(ACTS.items()):
         at = f"{began[act]:.1f} s" if act in began else ""
+        if not whole and number != max(now, 0):
+            continue
         if number < now:
             table.add_row(Text("✓", style="green"), at, Text(title))
         elif number == now:
@@ -75,7 +81,8 @@ def _timeline(scene: Scene) -> RenderableType:
                 table.add_row("", "", Text(f"{last[act].version} {last[act].what}", style="cyan"))
         else:
             table.add_row(Text("·", style="dim"), at, Text(title, style="dim"))
-    return Panel(table, title=f"{scene.seconds:.0f} s, {scene.statistics.polls} polls", title_align="left")
+    act = f", act {now + 1} of {len(acts)}" if now >= 0 else ""
+    return Panel(table, title=f"{scene.seconds:.0f} s, {scene.statistics.polls} polls{act}", title_align="left")
 
 
 def _group(troupe: Troupe) -> RenderableType:

@@ -103,7 +103,7 @@ def drawn(renderable, width: int = 130) -> str:
 @pytest.mark.parametrize("width", [80, 130])
 def test_the_screen_tells_the_act_the_gate_and_the_evidence(width):
     """On wide and narrow screens: the acts with their times, what the gate waits for, what speaks against a release."""
-    said = drawn(picture(scene("halted", "waiting_for_gate", reason="2 of 9 rolled back"), width), width)
+    said = drawn(picture(scene("halted", "waiting_for_gate", reason="2 of 9 rolled back"), width, 40), width)
     assert all(title in said for title in ACTS.values())
     assert "3.0 s" in said
     assert "22 more nodes" in said
@@ -113,11 +113,21 @@ def test_the_screen_tells_the_act_the_gate_and_the_evidence(width):
     assert "7 of 66 run it" in said
 
 
+@pytest.mark.parametrize("width", [80, 130])
+def test_a_low_screen_shows_the_act_that_plays(width):
+    """On 24 lines everything that changes is still to be seen."""
+    said = drawn(picture(scene("running", "waiting_for_gate"), width, 24), width)
+    assert ACTS["gate"] in said
+    assert ACTS["alpha"] not in said
+    assert "act 4 of 7" in said
+    assert len(said.splitlines()) <= 24
+
+
 def test_scenes_before_anything_happened_can_be_drawn():
     """No rollout, no evidence, no act yet."""
-    assert "59 on 3033.2.0" in drawn(picture(scene(None, None, act=""), 130))
-    assert "no evidence yet" in drawn(picture(scene("running", None, evidence=None), 130))
-    assert "a canary came back" in drawn(picture(scene("braked", "completed"), 130))
+    assert "59 on 3033.2.0" in drawn(picture(scene(None, None, act=""), 130, 40))
+    assert "no evidence yet" in drawn(picture(scene("running", None, evidence=None), 130, 40))
+    assert "a canary came back" in drawn(picture(scene("braked", "completed"), 130, 40))
 
 
 def test_the_plain_line():
