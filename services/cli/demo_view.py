@@ -78,7 +78,11 @@ def _timeline(scene: Scene, *, whole: bool) -> RenderableType:
         elif number == now:
             table.add_row(Text("▶", style="bold cyan"), at, Text(title, style="bold"))
             if act in last:
-                table.add_row("", "", Text(f"{last[act].version} {last[act].what}", style="cyan"))
+                table.add_row(
+                    "",
+                    "",
+                    Text(f"{last[act].version} {last[act].what}", style="cyan", no_wrap=not whole, overflow="ellipsis"),
+                )
         else:
             table.add_row(Text("·", style="dim"), at, Text(title, style="dim"))
     act = f", act {now + 1} of {len(acts)}" if now >= 0 else ""
@@ -147,11 +151,10 @@ def gate_lines(rollout: Mapping[str, Any], now: datetime) -> list[str]:
     lines = []
     for gate in rollout["gates"]:
         lines.append(f"gate: {gate['subject']}: {gate['seen']}; {gate['excludes']}")
-        lines += [f"  waits for {words}" for words in gate["waits_for"]]
-        if gate["until"] is not None:
-            left = (datetime.fromisoformat(gate["until"]) - now).total_seconds()
-            if left > 0:
-                lines.append(f"  for {left:.1f} s more at least")
+        left = 0.0 if gate["until"] is None else (datetime.fromisoformat(gate["until"]) - now).total_seconds()
+        lines.append(f"  for {left:.1f} s more at least it" if left > 0 else "  it")
+        lines[-1] += " waits for " + gate["waits_for"][0] if gate["waits_for"] else " is open"
+        lines += [f"  and for {words}" for words in gate["waits_for"][1:]]
     return lines or [gate_words(rollout)]
 
 

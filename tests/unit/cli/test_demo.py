@@ -157,8 +157,12 @@ def test_a_gate_in_words():
     assert gate_words(waiting) == "waits for 22 more nodes of canaries to commit 3066.1.1"
     assert gate_words(rollout("running", reason="its gates are open")) == "running: its gates are open"
     assert gate_words(None) == "nothing to wait for"
-    assert gate_lines(waiting, NOW)[-1] == "  for 5.0 s more at least"
-    assert gate_lines(waiting, NOW + timedelta(seconds=6))[-1] == "  waits for " + GATE["waits_for"][0]
+    wanted = "waits for 22 more nodes of canaries to commit 3066.1.1"
+    assert gate_lines(waiting, NOW)[1:] == [f"  for 5.0 s more at least it {wanted}"]
+    assert gate_lines(waiting, NOW + timedelta(seconds=6))[1:] == [f"  it {wanted}"]
+    two = waiting | {"gates": [GATE | {"waits_for": ["this", "that"], "until": None}, GATE | {"waits_for": []}]}
+    assert gate_lines(two, NOW)[1:3] == ["  it waits for this", "  and for that"]
+    assert gate_lines(two, NOW + timedelta(seconds=6))[-1] == "  it is open"
     assert gate_lines(rollout("running"), NOW) == ["running: its gates are open"]
 
 
