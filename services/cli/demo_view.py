@@ -196,7 +196,8 @@ def summary_table(summary: Summary) -> RenderableType:
         f"{bad.committed} committed it",
     )
     if bad.halted:
-        table.add_row("halted", bad.reason or "")
+        by = "braked by itself at the first bad canary, halted by hand: " if bad.braked else ""
+        table.add_row("halted", f"{by}{bad.reason}")
         table.add_row("", f"{bad.report_to_halt_ms:g} ms after the report that decided")
         if bad.report_to_first_refusal_ms is not None:
             table.add_row("", f"{bad.report_to_first_refusal_ms:g} ms until the first poll was refused")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -188,8 +189,8 @@ def test_the_summary_for_people(halted):
         granted_after_halt=0,
         rolled_back=3,
         committed=1,
-        report_to_halt_ms=80.5 if halted else None,
-        report_to_first_refusal_ms=120.0 if halted else None,
+        report_to_halt_ms=80.5,
+        report_to_first_refusal_ms=120.0,
         reason="3 of 4 rolled back" if halted else None,
         braked=False,
         superseded=halted,
@@ -216,3 +217,6 @@ def test_the_summary_for_people(halted):
     assert ("OPENED" in said) is not halted
     assert ("IS BROKEN" in said) is not halted
     assert "0 of 234 nodes were offered anything bad" in said
+    assert "halted by hand" not in said
+    by_hand = msgspec.structs.replace(bad, halted=True, braked=True, reason="a canary rolled back")
+    assert "halted by hand: a canary rolled back" in drawn(summary_table(msgspec.structs.replace(summary, bad=by_hand)))
