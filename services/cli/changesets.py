@@ -192,7 +192,7 @@ async def add(
     files: list[tuple[Path, str, str]] = []
     if directory is not None:
         if path is not None:
-            raise Refused("--flatcar names the payloads already: leave --payload out")
+            raise click.UsageError("--flatcar names the payloads already: leave --payload out")
         release = read_release(directory)
         version, arch = _agreed("version", version, release.version), _agreed("arch", arch, release.arch)
         asked = {"packages": dict(release.packages), "components": dict(release.components)} | asked
@@ -201,9 +201,9 @@ async def add(
     elif path is not None:
         files = [(path, name or path.name, "main")]
     if version is None:
-        raise Refused("say which VERSION it is, or name a Flatcar release directory by --flatcar")
+        raise click.UsageError("say which VERSION it is, or name a Flatcar release directory by --flatcar")
     if arch is None:
-        raise Refused("say which arch it is for: --arch amd64 or --arch arm64")
+        raise click.UsageError("say which arch it is for: --arch amd64 or --arch arm64")
     for file, _, _ in files if directory is not None else ():
         with _progress(f"Checking {file.name}", file):
             check_digest(file)

@@ -103,10 +103,10 @@ async def test_what_cannot_be_added_is_said(terminal, tmp_path):
     assert "is of version 3975.2.1" in await terminal.fails(1, *add, "3975.2.2", "--flatcar", str(release))
     assert "is of arch amd64" in await terminal.fails(1, *add, "--flatcar", str(release), "--arch", "arm64")
     payload = ("--payload", str(release / "oem-azure.gz"))
-    assert "names the payloads already" in await terminal.fails(1, *add, "--flatcar", str(release), *payload)
+    assert "names the payloads already" in await terminal.fails(2, *add, "--flatcar", str(release), *payload)
     assert "which is the update itself" in await terminal.fails(1, *add, "--flatcar", str(tmp_path))
-    assert "say which VERSION" in await terminal.fails(1, *add)
-    assert "--arch" in await terminal.fails(1, *add, "3975.2.1")
+    assert "say which VERSION" in await terminal.fails(2, *add)
+    assert "--arch" in await terminal.fails(2, *add, "3975.2.1")
     wrong = ("--arch", "amd64", "--component", "kernel")
     assert "NAME=VERSION" in await terminal.fails(1, *add, "3975.2.1", *wrong)
     floor = await terminal.json(

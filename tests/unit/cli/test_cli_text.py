@@ -193,7 +193,6 @@ def test_every_command_has_help():
         ("fly",),
         ("app",),
         ("app", "add"),
-        ("changeset", "add", "os", "1.0"),
         ("changeset", "add", "os", "1.0", "--arch", "x", "--payload", "/nowhere/at/all"),
         ("changeset", "halt", "1.0"),
         ("rollout", "show"),
