@@ -6,6 +6,7 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote
 
 
 class NodeOs(enum.StrEnum):
@@ -69,9 +70,12 @@ def _flatcar(base: str, group: str | None) -> Snippet:
 
 
 def _fcos(base: str, group: str | None, application: str) -> Snippet:
+    # What Omaha nodes are given holds the secret too; the graph has it behind the application.
+    base, _, secret = base.partition("/v1/update")
+    place = "/".join([base, "cincinnati", quote(application, safe=""), *filter(None, [secret.strip("/")])])
     lines = [
         "[cincinnati]",
-        f"base_url = {_quoted(base)}",
+        f"base_url = {_quoted(place)}",
         "",
         *([] if group is None else ["[identity]", f"group = {_quoted(group)}", ""]),
         "[updates]",
@@ -84,7 +88,7 @@ def _fcos(base: str, group: str | None, application: str) -> Snippet:
         files=(NodeFile(DRIVER, _text(lines)),),
         notes=(
             "zincati asks for /v1/graph below base_url; its nodes are known here by their node_uuid.",
-            f"They are nodes of the application that update_check serves as Cincinnati, {application}.",
+            f"They are nodes of the application {application}, which base_url names.",
             "A running node takes the change with `systemctl restart zincati`.",
         ),
     )

@@ -118,9 +118,17 @@ def test_zincati_gets_toml_that_it_can_read():
     (file,) = snippet(NodeOs.FCOS, "https://u.example.org/", group="canary", application="fcos").files
     assert file.path == "/etc/zincati/config.d/55-updates-driver.toml"
     read = tomllib.loads(file.content)
-    assert read["cincinnati"]["base_url"] == "https://u.example.org"
+    assert read["cincinnati"]["base_url"] == "https://u.example.org/cincinnati/fcos"
     assert (read["identity"]["group"], read["updates"]) == ("canary", {"strategy": "immediate"})
     assert "# fleet_lock.base_url" in file.content
+
+
+def test_zincati_asks_behind_the_secret_that_omaha_nodes_have():
+    """The secret comes behind the application, whose name may be any."""
+    made = snippet(NodeOs.FCOS, "https://u.example.org/v1/update/s3cret/", group=None, application="my os")
+    read = tomllib.loads(made.files[0].content)
+    assert read["cincinnati"]["base_url"] == "https://u.example.org/cincinnati/my%20os/s3cret"
+    assert "https://u.example.org/v1/update" not in made.files[0].content
 
 
 def test_the_agent_gets_its_file_and_a_drop_in():
