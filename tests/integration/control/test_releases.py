@@ -518,6 +518,35 @@ async def test_a_channel_goes_back(operator, app, events):
     (await operator.ask("POST", f"/channels/{UNKNOWN}/rollback", {"reason": "x"})).refused(404, "not_found")
 
 
+async def test_promotions_halts_and_withdrawals_at_once_leave_nothing_running_that_is_stopped(operator, app, pool):
+    """Whoever comes first: a halted or withdrawn changeset has no rollout that goes on, and the history is the way."""
+    channel_id = await operator.channel()
+    for number in range(3):
+        await operator.group(f"g{number}")
+    ids = [await operator.changeset(f"{number}.0.0") for number in range(1, 7)]
+    promote = f"/channels/{channel_id}/promote"
+    answers = await asyncio.gather(
+        *(operator.ask("POST", promote, {"changeset": changeset_id}) for changeset_id in ids),
+        operator.ask("POST", f"/changesets/{ids[1]}/halt", {"reason": "bad"}),
+        operator.ask("POST", f"/changesets/{ids[3]}/withdraw", {"reason": "worse"}),
+        operator.ask("POST", f"/changesets/{ids[5]}/withdraw", {"reason": "worst"}),
+    )
+    assert {answer.status for answer in answers} <= {200, 409}
+    going = await pool.fetch(
+        """SELECT o.group_id, o.changeset_id FROM control.rollouts o JOIN control.changeset_gates g USING (changeset_id)
+            WHERE o.state NOT IN ('halted', 'aborted', 'superseded') AND g.state <> 'open'"""
+    )
+    assert going == []
+    active = await pool.fetch(
+        "SELECT group_id FROM control.rollouts WHERE state NOT IN ('completed', 'aborted', 'superseded')"
+    )
+    assert len(active) == len({row["group_id"] for row in active})
+    pointed = (await operator.get(f"/channels/{channel_id}"))["version"]
+    history = (await operator.get(f"/channels/{channel_id}/history"))["items"]
+    assert history[0]["version"] == pointed
+    assert len(history) == sum(answer.status == 200 for answer in answers[:6])
+
+
 async def test_what_new_nodes_boot(signing, app, pool):
     """What a rollout has proven, with the URLs of its payloads; nothing where nothing is fit to be booted."""
     channel_id = await signing.channel()

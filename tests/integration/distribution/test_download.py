@@ -256,6 +256,18 @@ async def test_suspended_withdrawn_and_stopped_payloads_are_refused(client, publ
     await until(lambda: answers(client, published.token_path, 403, "withdrawn"))
 
 
+async def test_a_withdrawal_refuses_downloads_with_its_reason(client, published, pool):
+    """From the moment it is committed, with a token and without, whatever the node had begun."""
+    withdrawn = await pool.fetchval(
+        "SELECT control.withdraw_changeset_v1($1, 'it eats disks', 'ana', gen_random_uuid())", published.changeset_id
+    )
+    assert withdrawn
+    for path in (published.path, published.token_path):
+        await until(lambda path=path: answers(client, path, 403, "withdrawn"), 2.5)
+        async with client.get(path) as response:
+            assert (await response.json(content_type="application/problem+json"))["reason"] == "it eats disks"
+
+
 async def test_unknown_and_foreign_tokens_are_refused(client, published, publish):
     """A token of nobody, and the token of an attempt at something else."""
     other = await publish(b"another payload")
