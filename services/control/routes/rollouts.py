@@ -27,7 +27,7 @@ def _move(to: requests.RolloutState) -> Handler:
         rollout_id = path_id(request, "rollout")
         asked = await read_json(request, requests.Because)
         return json_response(
-            await request.app[STORE].rollouts.move(rollout_id, to, reason=asked.reason, by=by(request))
+            await request.app[STORE].steering.move(rollout_id, to, reason=asked.reason, by=by(request))
         )
 
     return move
@@ -39,7 +39,7 @@ async def abort(request: web.Request) -> web.Response:
     asked = await read_json(request, requests.Abort)
     revert = asked.nodes is requests.NodesThatTookIt.REVERT
     return json_response(
-        await request.app[STORE].rollouts.abort(rollout_id, revert=revert, reason=asked.reason, by=by(request))
+        await request.app[STORE].steering.abort(rollout_id, revert=revert, reason=asked.reason, by=by(request))
     )
 
 
@@ -47,14 +47,14 @@ async def approve(request: web.Request) -> web.Response:
     """POST /rollouts/{id}/approve."""
     rollout_id = path_id(request, "rollout")
     asked = await read_json(request, requests.Because)
-    return json_response(await request.app[STORE].rollouts.approve(rollout_id, reason=asked.reason, by=by(request)))
+    return json_response(await request.app[STORE].steering.approve(rollout_id, reason=asked.reason, by=by(request)))
 
 
 async def expedite(request: web.Request) -> web.Response:
     """POST /rollouts/{id}/expedite."""
     rollout_id = path_id(request, "rollout")
     asked = await read_json(request, requests.Because)
-    return json_response(await request.app[STORE].rollouts.expedite(rollout_id, reason=asked.reason, by=by(request)))
+    return json_response(await request.app[STORE].steering.expedite(rollout_id, reason=asked.reason, by=by(request)))
 
 
 async def widen(request: web.Request) -> web.Response:
@@ -62,7 +62,7 @@ async def widen(request: web.Request) -> web.Response:
     rollout_id = path_id(request, "rollout")
     asked = await read_json(request, requests.Widening)
     return json_response(
-        await request.app[STORE].rollouts.widen(
+        await request.app[STORE].steering.widen(
             rollout_id, fraction=asked.fraction, reason=asked.reason, by=by(request)
         )
     )
@@ -73,7 +73,7 @@ async def cap(request: web.Request) -> web.Response:
     rollout_id = path_id(request, "rollout")
     asked = await read_json(request, requests.PaceCap)
     return json_response(
-        await request.app[STORE].rollouts.cap(rollout_id, pace=asked.pace, reason=asked.reason, by=by(request))
+        await request.app[STORE].steering.cap(rollout_id, pace=asked.pace, reason=asked.reason, by=by(request))
     )
 
 
@@ -82,7 +82,7 @@ def _exclusion(*, excluded: bool) -> Handler:
         rollout_id = path_id(request, "rollout")
         asked = await read_json(request, requests.OneNode)
         return json_response(
-            await request.app[STORE].rollouts.exclude(
+            await request.app[STORE].steering.exclude(
                 rollout_id, asked.node, excluded=excluded, reason=asked.reason, by=by(request)
             )
         )
@@ -95,7 +95,7 @@ async def drill(request: web.Request) -> web.Response:
     group_id = path_id(request, "group")
     asked = await read_json(request, requests.OneNode)
     return json_response(
-        await request.app[STORE].rollouts.drill(group_id, asked.node, reason=asked.reason, by=by(request))
+        await request.app[STORE].steering.drill(group_id, asked.node, reason=asked.reason, by=by(request))
     )
 
 

@@ -27,6 +27,7 @@ from services.control.store.reports import Reports
 from services.control.store.rollouts import Rollouts
 from services.control.store.scope import Scopes
 from services.control.store.status import Status
+from services.control.store.steering import Steering
 from services.control.store.tokens import Tokens
 from shared.clock import Clock
 from shared.ids import IdSource
@@ -69,6 +70,7 @@ class Store:
         self.changesets = Changesets(database, self.applications, self.keys)
         self.attestations = Attestations(database, self.keys)
         self.rollouts = Rollouts(database, self.gate, self.changesets)
+        self.steering = Steering(database, self.changesets, self.rollouts)
         self.channels = Channels(database, self.applications, self.changesets, self.attestations, self.rollouts)
         self.groups = Groups(database, self.applications, self.changesets, self.channels, self.rollouts)
         self.nodes = Nodes(database, self.applications, self.groups, self.rollouts)

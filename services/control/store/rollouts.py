@@ -12,7 +12,6 @@ import structlog
 
 from services.control import conduct, publishing, requests, standstill
 from services.control.listing import SortOrder, place_of
-from services.control.store.approvals import four_eyes, policies_of_rollout
 from services.control.store.base import (
     SOURCE,
     Connection,
@@ -29,11 +28,10 @@ from services.control.store.conducting import Conducting
 from services.control.store.global_gate import GlobalGate
 from shared.db import Queries
 from shared.domain import version as versions
-from shared.domain import waves
 from shared.domain.gate import GatedGroup, impossible
-from shared.domain.policy import Action, Policy, freeze
-from shared.domain.rollout import ACTIVE, SERVING, Purpose, RolloutState, shown
-from shared.errors import Conflict, InvalidInput, NotFound, UneventfulError
+from shared.domain.policy import freeze
+from shared.domain.rollout import ACTIVE, Purpose, RolloutState, shown
+from shared.errors import InvalidInput, NotFound, UneventfulError
 from shared.events import types
 from shared.ledger import append
 
@@ -75,13 +73,17 @@ _ROLLOUT_FIELDS: Final = (
 
 
 class Rollouts:
-    """One changeset to one group: created, conducted, moved."""
+    """One changeset to one group: created and conducted; what operators do to it is `Steering`'s.
+
+    Attributes:
+        conducting: How a rollout stands, and its steps.
+    """
 
     def __init__(self, database: Database, gate: GlobalGate, changesets: Changesets) -> None:
         self._database = database
         self._gate = gate
         self._changesets = changesets
-        self._conducting = Conducting(database)
+        self.conducting = Conducting(database)
 
     # Looking
 
@@ -109,7 +111,7 @@ class Rollouts:
         for count in await self._database.pool.fetch(QUERIES["attempts_by_state"], ids):
             counts[count["rollout_id"]][count["state"]] = count["attempts"]
         for row in found:
-            row["shown"] = _shown(row, held=row.pop("held"))
+            row["shown"] = shown_of(row, held=row.pop("held"))
             row["attempts"] = counts[row["rollout_id"]]
         return found
 
@@ -139,10 +141,10 @@ class Rollouts:
         changeset_id, group_id = rollout["changeset_id"], rollout["group_id"]
         states = await connection.fetch(QUERIES["attempts_by_state"], [rollout_id])
         flying = one(await connection.fetchrow(QUERIES["in_flight"], changeset_id, group_id, rollout_id))
-        conducted = await self._conducting.read(connection, rollout_id)
-        situation = await self._conducting.look(connection, conducted)
-        census = await self._conducting.census(connection, conducted, now)
-        history = await self._conducting.history(connection, conducted, census["left"])
+        conducted = await self.conducting.read(connection, rollout_id)
+        situation = await self.conducting.look(connection, conducted)
+        census = await self.conducting.census(connection, conducted, now)
+        history = await self.conducting.history(connection, conducted, census["left"])
         pace = await connection.fetchrow(QUERIES["verdict"], changeset_id, ["pace"])
         halt = await connection.fetchrow(QUERIES["verdict"], changeset_id, ["halt"])
         evidence = await connection.fetchval(QUERIES["evidence"], changeset_id)
@@ -170,7 +172,7 @@ class Rollouts:
         waiting = standstill.waiting(why, situation, wave, now)
         return {
             **{name: rollout[name] for name in _ROLLOUT_FIELDS},
-            "shown": _shown(rollout, held=situation.held),
+            "shown": shown_of(rollout, held=situation.held),
             "attempts": {state["state"]: state["attempts"] for state in states},
             "in_flight": flying["rollout"],
             "parked": flying["parked"],
@@ -201,7 +203,7 @@ class Rollouts:
         self, connection: Connection, groups: Sequence[Row], changeset_ids: Sequence[uuid.UUID]
     ) -> None:
         """Lock the gates of all changesets whose rollouts may be moved, in the order in which halts lock them."""
-        await self._conducting.lock_gates(connection, [group["group_id"] for group in groups], changeset_ids)
+        await self.conducting.lock_gates(connection, [group["group_id"] for group in groups], changeset_ids)
 
     async def roll_out(
         self,
@@ -239,7 +241,7 @@ class Rollouts:
             if not versions.is_newer(changeset["version"], floor["version"]):
                 await self._supersede(connection, floor["rollout_id"], changeset["version"], by)
         channel_id = None if channel is None else channel["channel_id"]
-        return await self._create(
+        return await self.create(
             connection, group, changeset, purpose=Purpose.UPDATE, channel_id=channel_id, reason=reason, by=by
         )
 
@@ -298,7 +300,7 @@ class Rollouts:
         if fault is not None:
             raise InvalidInput(f"{fault}; such a gate never opens", details={"field": "policy"})
 
-    async def _create(
+    async def create(
         self,
         connection: Connection,
         group: Row,
@@ -312,6 +314,23 @@ class Rollouts:
         only_machines: Sequence[str] | None = None,
         then_changeset_id: uuid.UUID | None = None,
     ) -> uuid.UUID:
+        """Give a group a rollout and let it go as far as it may.
+
+        Args:
+            connection: In a transaction that holds the global gate and the gates of the changesets concerned.
+            group: Its row.
+            changeset: As `Changesets.get` gives it.
+            purpose: Why it is there.
+            reason: Why, in words; kept in the rollout.
+            by: Who.
+            channel_id: The channel that brought it.
+            leaves_version: The version that its nodes leave.
+            only_machines: The machines that it is for; None for the whole group.
+            then_changeset_id: Where the node of a drill goes afterwards.
+
+        Returns:
+            Its id.
+        """
         arch = changeset["arch"]
         policy = conduct.policy_for(purpose, publishing.read_policy(group["policy"]))
         fleet_size = await connection.fetchval(QUERIES["fleet_size"], group["application_id"], arch)
@@ -363,11 +382,11 @@ class Rollouts:
         )
         await append(connection, [created])
         # Read again: a changeset without a gate could be halted until `ensure_gate` locked its row.
-        gate = await self._conducting.read(connection, rollout_id)
+        gate = await self.conducting.read(connection, rollout_id)
         if gate["gate_state"] == "halted":
             await self.transition(connection, rollout_id, RolloutState.HALTED, gate["gate_reason"], by)
         else:
-            await self._advance(connection, rollout_id)
+            await self.advance(connection, rollout_id)
         await self._database.raise_policy_version(connection)
         return rollout_id
 
@@ -382,7 +401,7 @@ class Rollouts:
         Raises:
             Conflict: The move is not allowed from where it stands.
         """
-        return await self._conducting.transition(connection, rollout_id, RolloutState(to), reason, by)
+        return await self.conducting.transition(connection, rollout_id, RolloutState(to), reason, by)
 
     # Conducting
 
@@ -412,35 +431,41 @@ class Rollouts:
         if not await self._wants(rollout_id):
             return []
         async with self._database.change() as connection:
-            await self._conducting.lock_gates(connection, [group_id], [])
-            return [(rollout_id, step) for step in await self._advance(connection, rollout_id)]
+            await self.conducting.lock_gates(connection, [group_id], [])
+            return [(rollout_id, step) for step in await self.advance(connection, rollout_id)]
 
     async def _wants(self, rollout_id: uuid.UUID) -> bool:
         """Whether a rollout has a step to take or gates with news, as far as one sees without locks."""
         async with self._database.pool.acquire() as connection:
-            row = await self._conducting.read(connection, rollout_id)
-            situation = await self._conducting.look(connection, row)
-        if situation.gates and self._conducting.has_news(row, situation.gates):
+            row = await self.conducting.read(connection, rollout_id)
+            situation = await self.conducting.look(connection, row)
+        if situation.gates and self.conducting.has_news(row, situation.gates):
             return True
         return conduct.conduct(situation, self._database.clock.now()) is not None
 
-    async def _advance(self, connection: Connection, rollout_id: uuid.UUID) -> list[conduct.Step]:
-        steps = await self._conducting.advance(connection, rollout_id)
+    async def advance(self, connection: Connection, rollout_id: uuid.UUID) -> list[conduct.Step]:
+        """Take all steps that a rollout can take now, and the second leg of a drill whose first one is done.
+
+        Args:
+            connection: In a transaction that holds the global gate and the gates of the group's changesets.
+            rollout_id: Which.
+        """
+        steps = await self.conducting.advance(connection, rollout_id)
         if conduct.Move(RolloutState.COMPLETED) in steps:
-            await self._second_leg(connection, await self._conducting.read(connection, rollout_id))
+            await self._second_leg(connection, await self.conducting.read(connection, rollout_id))
         return steps
 
     async def _second_leg(self, connection: Connection, done: Mapping[str, Any]) -> None:
         """Bring the node of a drill back, where it has committed the first leg."""
-        if done["then_changeset_id"] is None or not await self._conducting.has_committed(connection, done):
+        if done["then_changeset_id"] is None or not await self.conducting.has_committed(connection, done):
             return
         group = one(await connection.fetchrow(QUERIES["group_of"], done["group_id"]))
         changeset = await self._changesets.get(done["then_changeset_id"], connection)
         if changeset["state"] != "published":
             return
         goes_back = versions.is_newer(changeset["version"], done["version"]) is not True
-        await self._conducting.lock_gates(connection, [done["group_id"]], [done["then_changeset_id"]])
-        await self._create(
+        await self.conducting.lock_gates(connection, [done["group_id"]], [done["then_changeset_id"]])
+        await self.create(
             connection,
             group,
             changeset,
@@ -468,14 +493,14 @@ class Rollouts:
             if not _leads(wanted):
                 continue
             async with self._database.change() as connection:
-                await self._conducting.lock_gates(connection, [wanted["group_id"]], [wanted["changeset_id"]])
+                await self.conducting.lock_gates(connection, [wanted["group_id"]], [wanted["changeset_id"]])
                 again = await connection.fetch(QUERIES["floors_wanted"])
                 if not any(_same(row, wanted, "group_id", "changeset_id") and _leads(row) for row in again):
                     continue
                 group = one(await connection.fetchrow(QUERIES["group_of"], wanted["group_id"]))
                 changeset = await self._changesets.get(wanted["changeset_id"], connection)
                 created.append(
-                    await self._create(
+                    await self.create(
                         connection,
                         group,
                         changeset,
@@ -494,7 +519,7 @@ class Rollouts:
                 if not any(_same(row, wanted, "group_id", "changeset_id") for row in again):
                     continue
                 group = one(await connection.fetchrow(QUERIES["group_of"], wanted["group_id"]))
-                rollout_id = await self._downgrade(
+                rollout_id = await self.downgrade(
                     connection,
                     group,
                     arch=wanted["arch"],
@@ -506,7 +531,7 @@ class Rollouts:
                     created.append(rollout_id)
         return created
 
-    async def _downgrade(
+    async def downgrade(
         self, connection: Connection, group: Row, *, arch: str, leaves: str, reason: str, by: str
     ) -> uuid.UUID | None:
         """Bring a group's nodes back from a version; None where there is nothing to bring them to.
@@ -523,306 +548,11 @@ class Rollouts:
         target = next((row for row in history if versions.is_newer(leaves, row["version"])), None)
         if target is None:
             return None
-        await self._conducting.lock_gates(connection, [group["group_id"]], [target["changeset_id"]])
+        await self.conducting.lock_gates(connection, [group["group_id"]], [target["changeset_id"]])
         changeset = await self._changesets.get(target["changeset_id"], connection)
-        return await self._create(
+        return await self.create(
             connection, group, changeset, purpose=Purpose.DOWNGRADE, leaves_version=leaves, reason=reason, by=by
         )
-
-    # Operators
-
-    async def move(self, rollout_id: uuid.UUID, to: RolloutState, *, reason: str, by: str) -> Row:
-        """Pause, halt, resume (``running``) or abort a rollout; nothing is changed where it is so already.
-
-        One that had not begun waits again when it is resumed. A running rollout that the analysis has braked because
-        its group is small goes on when it is resumed.
-
-        Raises:
-            NotFound: There is no such rollout.
-            Conflict: Its state does not allow the move, or its changeset is halted.
-        """
-        resumes = to is RolloutState.RUNNING
-        context = self._database.change() if resumes else self._database.plain()
-        async with context as connection:
-            row = await self._locked(connection, rollout_id)
-            state = RolloutState(row["state"])
-            if resumes:
-                await self._four_eyes(connection, Action.RESUME, rollout_id, reason)
-                await self._resume(connection, row, state, reason, by)
-            elif state is not to:
-                await self.transition(connection, rollout_id, to, reason, by)
-        return await self.get(rollout_id)
-
-    async def _four_eyes(
-        self, connection: Connection, action: Action, rollout_id: uuid.UUID, reason: str
-    ) -> str | None:
-        """Stop where a policy wants another one to allow this; returns who did."""
-        policies = await policies_of_rollout(connection, rollout_id)
-        return await four_eyes(self._database, connection, action, policies, f"rollouts/{rollout_id}", reason=reason)
-
-    async def _resume(self, connection: Connection, row: Row, state: RolloutState, reason: str, by: str) -> None:
-        rollout_id = row["rollout_id"]
-        if row["gate_state"] != "open" and state in ACTIVE:
-            raise Conflict(
-                f"changeset {row['version']} is {row['gate_state']}: {row['gate_reason']}. Resume it: "
-                f"`uneventful changeset resume {row['changeset_id']} --reason ...`",
-                details={"gate": row["gate_state"], "changeset_id": row["changeset_id"]},
-            )
-        if state is RolloutState.RUNNING and row["pace"] == 0:
-            await self.transition(connection, rollout_id, RolloutState.PAUSED, reason, by)
-            state = RolloutState.PAUSED
-        if state is RolloutState.RUNNING or state.waiting:
-            return
-        if row["running_since"] is None and state is not RolloutState.COMPLETED:
-            await self.transition(connection, rollout_id, RolloutState.WAITING_FOR_GATE, reason, by)
-            await self._advance(connection, rollout_id)
-        else:
-            await self.transition(connection, rollout_id, RolloutState.RUNNING, reason, by)
-        await self._database.raise_policy_version(connection)
-
-    async def abort(self, rollout_id: uuid.UUID, *, revert: bool, reason: str, by: str) -> Row:
-        """End a rollout for good; nodes that took it keep it, or go back to what their channel had before.
-
-        Raises:
-            NotFound: There is no such rollout.
-            Conflict: It is over, nodes are to go back and the group's policy does not allow that, or there is nothing
-                to go back to.
-        """
-        async with self._database.change() as connection:
-            row = await self._locked(connection, rollout_id)
-            if revert:
-                await self._four_eyes(connection, Action.DOWNGRADE, rollout_id, reason)
-            if row["state"] != RolloutState.ABORTED.value:
-                await self.transition(connection, rollout_id, RolloutState.ABORTED, reason, by)
-            if revert:
-                group = one(await connection.fetchrow(QUERIES["group_of"], row["group_id"]))
-                if not publishing.read_policy(group["policy"]).downgrade:
-                    raise Conflict(
-                        f"the policy of the group {group['name']!r} lets no node go back: set `downgrade` to "
-                        "true, or abort without reverting"
-                    )
-                if (
-                    await self._downgrade(
-                        connection, group, arch=row["arch"], leaves=row["version"], reason=reason, by=by
-                    )
-                    is None
-                ):
-                    raise Conflict(
-                        f"there is nothing to go back to from {row['version']}: the channel of the group "
-                        f"{group['name']!r} has had no published changeset before it"
-                    )
-        return await self.get(rollout_id)
-
-    async def approve(self, rollout_id: uuid.UUID, *, reason: str, by: str) -> Row:
-        """Let a rollout go on that waits for an approver, or will; nothing is changed where it was approved.
-
-        Raises:
-            NotFound: There is no such rollout.
-            Conflict: It needs no approval, or is over.
-        """
-        async with self._database.change() as connection:
-            row = await self._locked(connection, rollout_id)
-            if row["approved_at"] is None:
-                if not msgspec.convert(dict(row["policy"]), Policy).approval:
-                    raise Conflict("the policy of this rollout asks for no approval")
-                _refuse_over(row)
-                await connection.execute(QUERIES["approve"], rollout_id, by, self._database.clock.now())
-                await self._tell(connection, row, "approved", by=by, reason=reason, approved_by=by)
-                await self._advance(connection, rollout_id)
-        return await self.get(rollout_id)
-
-    async def expedite(self, rollout_id: uuid.UUID, *, reason: str, by: str) -> Row:
-        """Relax soak, waves and windows of a rollout, within the bounds of its policy; once is enough.
-
-        Never halts, holds, quarantine, the nodes that gates ask for, or reboot slots.
-
-        Raises:
-            NotFound: There is no such rollout.
-            Conflict: It is over.
-        """
-        async with self._database.change() as connection:
-            row = await self._locked(connection, rollout_id)
-            if row["expedited_at"] is None:
-                _refuse_over(row)
-                approved_by = await self._four_eyes(connection, Action.EXPEDITE, rollout_id, reason)
-                policy = msgspec.convert(dict(row["policy"]), Policy)
-                await connection.execute(QUERIES["expedite"], rollout_id, by, self._database.clock.now(), reason)
-                await self._tell(connection, row, "expedited", by=by, reason=reason, approved_by=approved_by)
-                fraction = conduct.first_fraction(policy, expedited=True)
-                if fraction > row["fraction"]:
-                    wave = waves.wave_of(policy.waves, fraction)
-                    await self._conducting.begin_wave(
-                        connection, row, conduct.BeginWave(wave, fraction, f"expedited: {reason}"), by
-                    )
-                await self._advance(connection, rollout_id)
-                await self._database.raise_policy_version(connection)
-        return await self.get(rollout_id)
-
-    async def widen(self, rollout_id: uuid.UUID, *, fraction: float | None, reason: str, by: str) -> Row:
-        """Begin the next wave now, or let so large a share of the group in; the pace holds all the same.
-
-        Raises:
-            NotFound: There is no such rollout.
-            InvalidInput: The share is not wider than the one that is let in already.
-            Conflict: It does not run, its changeset is halted, braked or held, or the whole group is let in already.
-        """
-        async with self._database.change() as connection:
-            row = await self._locked(connection, rollout_id)
-            situation = await self._conducting.look(connection, await self._conducting.read(connection, rollout_id))
-            if situation.state is not RolloutState.RUNNING or situation.stands:
-                raise Conflict(
-                    f"the rollout is {_shown(row, held=situation.held)}: only one that runs can be widened, "
-                    "and only while its changeset is neither halted, braked nor held"
-                )
-            if row["fraction"] >= 1:
-                raise Conflict("the whole group is let in already: the pace alone bounds it")
-            policy = situation.policy
-            if fraction is None:
-                fraction = next((wave.fraction for wave in policy.waves if wave.fraction > row["fraction"]), 1.0)
-            if fraction <= row["fraction"]:
-                raise InvalidInput(
-                    f"{row['fraction']:g} of the group is let in already: give a larger share, or cap the pace"
-                )
-            wave = waves.wave_of(policy.waves, fraction)
-            await self._conducting.begin_wave(connection, row, conduct.BeginWave(wave, fraction, reason), by)
-        return await self.get(rollout_id)
-
-    async def cap(self, rollout_id: uuid.UUID, *, pace: int | None, reason: str, by: str) -> Row:
-        """Bound the nodes of the group in flight below the analysis' pace; None takes the cap away.
-
-        Raises:
-            NotFound: There is no such rollout.
-            Conflict: It is over.
-        """
-        async with self._database.change() as connection:
-            row = await self._locked(connection, rollout_id)
-            if row["pace_cap"] != pace:
-                _refuse_over(row)
-                await connection.execute(QUERIES["set_cap"], rollout_id, pace)
-                await self._tell(connection, row, "capped", by=by, reason=reason, pace_cap=pace)
-                await self._database.raise_policy_version(connection)
-        return await self.get(rollout_id)
-
-    async def exclude(self, rollout_id: uuid.UUID, node: str, *, excluded: bool, reason: str, by: str) -> Row:
-        """Offer the changeset to a node no more in this rollout, or again.
-
-        An offer that it has not staged is taken back.
-
-        Args:
-            rollout_id: Which.
-            node: A node of its group, by id or machine id.
-            excluded: Whether it is to be excluded.
-            reason: Why.
-            by: Who.
-
-        Raises:
-            NotFound: There is no such rollout, or no such node in its group.
-        """
-        async with self._database.change() as connection:
-            row = await self._locked(connection, rollout_id)
-            node_id = (await self._node(connection, row, node))["node_id"]
-            if excluded:
-                changed = await connection.fetchval(QUERIES["exclude"], rollout_id, node_id, reason, by)
-            else:
-                changed = await connection.fetchval(QUERIES["include"], rollout_id, node_id)
-            if changed is not None:
-                if excluded:
-                    await connection.fetchval(
-                        QUERIES["recall_offer"], rollout_id, node_id, f"excluded: {reason}", SOURCE
-                    )
-                await self._tell(
-                    connection, row, "node_excluded", by=by, reason=reason, node_id=str(node_id), lifted=not excluded
-                )
-                await self._database.raise_policy_version(connection)
-        return await self.get(rollout_id)
-
-    async def drill(self, group_id: uuid.UUID, node: str, *, reason: str, by: str) -> Row:
-        """Send one node to another slot and back, on purpose, so that both ways are known to work.
-
-        A node that runs what its group is served goes to the changeset before it and comes back; any other goes to what
-        the group is served, and back to the one that it runs.
-
-        Raises:
-            NotFound: There is no such group, or no such node in it.
-            Conflict: The group is served nothing, there is nothing to go to and back from, or a drill of the node runs.
-        """
-        async with self._database.change() as connection:
-            if await lock_group(connection, group_id) is None:
-                raise NotFound(f"there is no group {group_id}")
-            group = one(await connection.fetchrow(QUERIES["group_of"], group_id))
-            found = await self._node(connection, {"group_id": group_id, "group_name": group["name"]}, node)
-            if await connection.fetchval(QUERIES["drilling"], group_id, found["machine_id"]) is not None:
-                raise Conflict(f"a drill of {found['machine_id']} runs already: wait for it, or abort it")
-            serving = await connection.fetchrow(QUERIES["serving_update"], group_id, found["arch"])
-            if serving is None:
-                raise Conflict(f"the group {group['name']!r} is served no changeset: there is nothing to drill with")
-            there, back = await self._legs(connection, group, found, dict(serving))
-            await self._conducting.lock_gates(connection, [group_id], [there, back])
-            changeset = await self._changesets.get(there, connection)
-            goes_back = versions.is_newer(changeset["version"], found["version"]) is not True
-            rollout_id = await self._create(
-                connection,
-                group,
-                changeset,
-                purpose=Purpose.DRILL,
-                leaves_version=found["version"] if goes_back else None,
-                only_machines=[found["machine_id"]],
-                then_changeset_id=back,
-                reason=reason,
-                by=by,
-            )
-        return await self.get(rollout_id)
-
-    async def _legs(self, connection: Connection, group: Row, node: Row, serving: Row) -> tuple[uuid.UUID, uuid.UUID]:
-        """Where a drill leads, and where it comes back to."""
-        served: uuid.UUID = serving["changeset_id"]
-        if node["version"] != serving["version"]:
-            home = await connection.fetch(QUERIES["changesets_of_version"], group["application_id"], node["version"])
-            found = [row["changeset_id"] for row in home if row["arch"] == node["arch"]]
-            if not found or not versions.is_newer(serving["version"], node["version"]):
-                raise Conflict(
-                    f"the node runs {node['version']}, which is no published changeset older than "
-                    f"{serving['version']}: there would be no way back"
-                )
-            return served, found[0]
-        history = await connection.fetch(
-            QUERIES["promoted_before"], group["application_id"], group["channel_name"], node["arch"]
-        )
-        before = [row["changeset_id"] for row in history if versions.is_newer(serving["version"], row["version"])]
-        if not before:
-            raise Conflict(
-                f"there is no published changeset before {serving['version']} to go to: nothing to drill with"
-            )
-        return before[0], served
-
-    async def _node(self, connection: Connection, row: Mapping[str, Any], node: str) -> Row:
-        found = await connection.fetchrow(QUERIES["node_of_group"], row["group_id"], node)
-        if found is None:
-            raise NotFound(f"there is no node {node!r} in the group {row['group_name']!r}")
-        return dict(found)
-
-    async def _locked(self, connection: Connection, rollout_id: uuid.UUID) -> Row:
-        row = await connection.fetchrow(QUERIES["rollout"], rollout_id)
-        if row is None:
-            raise NotFound(f"there is no rollout {rollout_id}")
-        await self._conducting.lock_gates(connection, [row["group_id"]], [row["changeset_id"]])
-        return one(await connection.fetchrow(QUERIES["rollout"], rollout_id))
-
-    async def _tell(self, connection: Connection, row: Row, what: str, **said: Any) -> None:
-        data = types.RolloutChanged(
-            rollout_id=str(row["rollout_id"]),
-            changeset_id=str(row["changeset_id"]),
-            group_id=str(row["group_id"]),
-            **said,
-        )
-        event = self._database.event(
-            data,
-            f"rollouts/{row['rollout_id']}",
-            type=f"rollout.{what}.v1",
-            partition_key=str(row["changeset_id"]),
-            correlation_id=str(row["rollout_id"]),
-        )
-        await append(connection, [event])
 
 
 def _verdict(row: Mapping[str, Any] | None) -> Row | None:
@@ -834,7 +564,8 @@ def _group_pace(rollout: Mapping[str, Any]) -> int:
     return int(rollout["pace"] if cap is None else min(rollout["pace"], cap))
 
 
-def _shown(rollout: Mapping[str, Any], *, held: bool) -> str:
+def shown_of(rollout: Mapping[str, Any], *, held: bool) -> str:
+    """What operators are shown of a rollout's row that was joined with its changeset's gate."""
     braked = rollout["braked_reason"] is not None or rollout["pace"] == 0
     return shown(RolloutState(rollout["state"]), braked=braked, held=held).value
 
@@ -844,12 +575,6 @@ def _wave_left(situation: conduct.Situation, census: Mapping[str, int]) -> int:
     if situation.wave is None:
         return census["left"]
     return situation.wave.wave_nodes - situation.wave.wave_committed
-
-
-def _refuse_over(row: Row) -> None:
-    state = RolloutState(row["state"])
-    if state not in ACTIVE and state not in SERVING:
-        raise Conflict(f"the rollout is {state.value}: it is over")
 
 
 def _gated(row: Mapping[str, Any]) -> GatedGroup:
