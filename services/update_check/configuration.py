@@ -263,6 +263,19 @@ class Configuration:
     by_omaha_id: Mapping[str, ApplicationView]
     named: Named = field(default_factory=Named)
 
+    def application(self, reference: str) -> ApplicationView | None:
+        """An application by its id, Omaha id or name."""
+        plain = reference.strip("{}").lower()
+        try:
+            found = self.applications.get(uuid.UUID(plain))
+        except ValueError:
+            found = None
+        if found is None:
+            found = self.by_omaha_id.get(plain)
+        if found is None:
+            found = next((one for one in self.applications.values() if one.name == reference), None)
+        return found
+
     @classmethod
     def of(
         cls, policy_version: int, applications: Sequence[ApplicationView], *, is_open: bool, named: Named | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
@@ -16,7 +17,6 @@ from services.update_check.checks import Granted
 from services.update_check.cincinnati import Release
 from services.update_check.dialect_store import read_releases
 from services.update_check.keeper import postgres_is_away
-from services.update_check.native import application_of
 from services.update_check.path_secrets import check_machine
 from services.update_check.poll import without_asking
 from services.update_check.routes import CHECKS, CLOCK, KEEPER, WATCH, address_of, secret_of, traceparent_of
@@ -37,6 +37,13 @@ REQUESTS = METRICS.counter("uneventful_cincinnati_requests", "Cincinnati request
 _log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    policy_version: int
+    until: float
+    releases: tuple[Release, ...]
+
+
 class ReleaseBook:
     """The releases of each application and arch, read again when the policy version changes.
 
@@ -48,7 +55,7 @@ class ReleaseBook:
     def __init__(self, pool: asyncpg.Pool[Any], clock: Clock) -> None:
         self._pool = pool
         self._clock = clock
-        self._known: OrderedDict[tuple[uuid.UUID, str], tuple[int, float, tuple[Release, ...]]] = OrderedDict()
+        self._known: OrderedDict[tuple[uuid.UUID, str], _Known] = OrderedDict()
         self._reading = asyncio.Lock()
 
     async def releases(self, application_id: uuid.UUID, arch: str, policy_version: int) -> tuple[Release, ...]:
@@ -58,29 +65,32 @@ class ReleaseBook:
             Unavailable: Postgres is away, and nothing is known.
         """
         key = (application_id, arch)
-        known = self._known.get(key)
-        if self._is_fresh(known, policy_version):
-            return known[2]  # type: ignore[index]  # fresh: it is there
+        found = self._fresh(key, policy_version)
+        if found is not None:
+            return found
         async with self._reading:
-            known = self._known.get(key)
-            if self._is_fresh(known, policy_version):
-                return known[2]  # type: ignore[index]  # fresh: it is there
+            found = self._fresh(key, policy_version)
+            if found is not None:
+                return found
             try:
                 found = await read_releases(self._pool, application_id, arch)
             except Exception as error:
                 if not postgres_is_away(error):
                     raise
-                if known is None:
+                if key not in self._known:
                     raise Unavailable("the releases cannot be read now", retry_after_s=60) from error
-                return known[2]
-            self._known[key] = (policy_version, self._clock.monotonic() + REMEMBER_S, found)
+                return self._known[key].releases
+            self._known[key] = _Known(policy_version, self._clock.monotonic() + REMEMBER_S, found)
             self._known.move_to_end(key)
             if len(self._known) > MAX_KINDS:
                 self._known.popitem(last=False)
             return found
 
-    def _is_fresh(self, known: tuple[int, float, tuple[Release, ...]] | None, policy_version: int) -> bool:
-        return known is not None and known[0] == policy_version and self._clock.monotonic() < known[1]
+    def _fresh(self, key: tuple[uuid.UUID, str], policy_version: int) -> tuple[Release, ...] | None:
+        known = self._known.get(key)
+        if known is None or known.policy_version != policy_version or self._clock.monotonic() >= known.until:
+            return None
+        return known.releases
 
 
 RELEASES: Final = web.AppKey("RELEASES", ReleaseBook)
@@ -122,7 +132,7 @@ async def _graph(http: web.Request) -> web.Response:
     parts = http.app
     configuration = parts[KEEPER].configuration
     name = http.match_info.get("application", parts[APPLICATION])
-    application = application_of(configuration, name)
+    application = configuration.application(name)
     if application is None:
         raise NotFound(f"there is no application {name[:64]!r}")
     if secret is not None:

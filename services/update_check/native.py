@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from services.update_check.configuration import ApplicationView, Configuration, GroupView
+from services.update_check.configuration import ApplicationView, GroupView
 from services.update_check.poll import MAX_ARCH, MAX_MACHINE_ID, MAX_VERSION, Poll, told_first
 from shared.domain.observation import ObservationSource
 from shared.errors import InvalidInput
@@ -170,20 +170,6 @@ class AttemptStanding:
     gate_state: str | None
     gate_reason: str | None
     open: bool
-
-
-def application_of(configuration: Configuration, reference: str) -> ApplicationView | None:
-    """An application by its id, Omaha id or name."""
-    plain = reference.strip("{}").lower()
-    try:
-        found = configuration.applications.get(uuid.UUID(plain))
-    except ValueError:
-        found = None
-    if found is None:
-        found = configuration.by_omaha_id.get(plain)
-    if found is None:
-        found = next((one for one in configuration.applications.values() if one.name == reference), None)
-    return found
 
 
 def poll_of(  # what is known about who sent it

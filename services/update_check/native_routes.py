@@ -194,7 +194,7 @@ async def _enrol(http: web.Request) -> web.Response:
 
 
 def _application(http: web.Request, reference: str) -> ApplicationView:
-    found = native.application_of(http.app[KEEPER].configuration, reference)
+    found = http.app[KEEPER].configuration.application(reference)
     if found is None:
         raise NotFound(f"there is no application {reference!r}")
     return found

@@ -21,7 +21,6 @@ from services.update_check.native import (
     AttemptStanding,
     Check,
     Payload,
-    application_of,
     poll_of,
     recall_of,
     with_urls,
@@ -125,7 +124,7 @@ def test_a_token_puts_a_node_into_its_group():
 )
 def test_an_application_is_found_by_its_id_its_omaha_id_or_its_name(reference, found):
     """In capitals and braces too, as Omaha has them."""
-    assert application_of(CONFIGURATION, reference) is found
+    assert CONFIGURATION.application(reference) is found
 
 
 STANDING = AttemptStanding("staged", None, "open", None, open=True)
