@@ -78,6 +78,7 @@ def backup() -> None:
 @backup.command("create")
 @click.option("--to", "place", required=True, type=click.Path(path_type=Path), help="A directory, or a file .tar.")
 @click.option("--link", is_flag=True, help="Link payloads instead of copying them: quick, but no second copy.")
+@click.option("--without-keys", is_flag=True, help="Leave private keys out, to be kept apart from all else.")
 @_database_option
 @_store_option
 @_keys_option
@@ -88,6 +89,7 @@ def create_one(
     *,
     place: Path,
     link: bool,
+    without_keys: bool,
     database_url: str | None,
     store: Path | None,
     keys: Path | None,
@@ -98,11 +100,14 @@ def create_one(
 
     async def work(on_progress: Callable[[Progress], None]) -> Manifest:
         async with _source(options, database_url, store, keys) as source:
+            left_out = f"{KEYS}/" if without_keys else None
             return await create(
                 place,
                 database_url=source.database_url,
                 store=source.store,
-                files=source.files,
+                files={
+                    name: path for name, path in source.files.items() if not (left_out and name.startswith(left_out))
+                },
                 settings=safe_settings(os.environ, PREFIX),
                 link=link,
                 on_progress=on_progress,

@@ -282,6 +282,8 @@ async def test_the_command_backs_up_checks_and_restores(*, running, database_url
     checked = await run("check", str(tmp_path / "b"), "--json")
     assert json.loads(checked.stdout)["files"] == ["keys/one.key"]
     assert json.loads(checked.stdout)["ledger_seq"] > 0
+    apart = await run("create", "--to", str(tmp_path / "apart"), *where, "--without-keys", "--json")
+    assert json.loads(apart.stdout)["files"] == []
     again = await run("create", "--to", str(tmp_path / "b"), *where, "--json")
     assert again.exit_code == 1
     assert json.loads(again.stderr)["code"] == "conflict"

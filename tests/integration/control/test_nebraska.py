@@ -156,6 +156,9 @@ async def test_a_fleet_file_and_drafts_are_made_and_can_be_applied(nebraska, ter
     assert "is there already" in await terminal.fails(1, "import", "nebraska", "--dsn", nebraska, "--to", str(path))
     again = await terminal.json("import", "nebraska", "--dsn", nebraska, "--to", str(path), "--force")
     assert again["changesets_made"] == []
+    nodes = tmp_path / "fleet.flatcar.nodes.csv"
+    imported = await terminal.json("node", "import", str(nodes), "--app", "Flatcar")
+    assert (imported["unknown"], imported["unknown_machines"]) == (1, ["0" * 32])
     await terminal.json("apply", "-f", str(path), "--yes")
     assert (await terminal.json("apply", "-f", str(path), "--check"))["changes"] == []
     assert (await terminal.json("rollout", "list"))["items"] == []

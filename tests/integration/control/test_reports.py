@@ -66,6 +66,21 @@ async def test_compliance_by_what_was_promoted_some_days_ago(operator, promoted)
     (await operator.ask("GET", "/reports/compliance", within_days=-1)).refused(400, "invalid_input")
 
 
+async def test_a_pinned_group_is_asked_for_its_version(operator, app, fleet, pool):
+    """Since it was published; a withdrawn one is asked of nobody."""
+    await operator.changeset("2.0.0")
+    group = (await operator.post("/groups", {"application": "os", "name": "pinned", "pinned_version": "2.0.0"}))[
+        "group_id"
+    ]
+    await fleet.node("a", group, "1.0.0")
+    assert (await operator.get("/reports/compliance", within_days=14))["total"]["compliant"] == 1
+    await pool.execute("UPDATE control.changesets SET published_at = now() - interval '20 days'")
+    (line,) = (await operator.get("/reports/compliance", within_days=14))["groups"]
+    assert (line["pin"], line["compliant"], line["archs"][0]["demanded"]) == ("2.0.0", 0, "2.0.0")
+    await pool.execute("UPDATE control.changesets SET state = 'withdrawn'")
+    assert (await operator.get("/reports/compliance", within_days=14))["total"]["compliant"] == 1
+
+
 async def test_the_audit_says_who_did_what(operator, promoted, database_url):
     """By ledger time, by name, page by page."""
     await moved(database_url)
