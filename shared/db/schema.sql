@@ -1051,17 +1051,19 @@ AS $function$
 DECLARE
     moved bigint;
 BEGIN
-    WITH keyed AS (
-        SELECT * FROM unnest(p_keys, p_group_ids) AS u(key, group_id)
-    ), wanted AS MATERIALIZED (
-        SELECT n.node_id, coalesce(named.group_id, keyed.group_id) AS group_id
+    WITH here AS MATERIALIZED (
+        SELECT n.node_id, n.machine_id, n.group_id, to_jsonb(ARRAY(
+                   SELECT fleet.fact_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version, u.fact)
+                     FROM unnest(p_facts) AS u(fact)))::text AS key
           FROM fleet.nodes n
-          LEFT JOIN control.group_nodes named ON named.application_id = n.application_id AND named.machine_id = n.machine_id
-         CROSS JOIN LATERAL (SELECT fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version) AS facts OFFSET 0) AS known
-          LEFT JOIN keyed ON keyed.key = to_jsonb(ARRAY(SELECT known.facts ->> u.fact FROM unnest(p_facts) AS u(fact)))::text
-         WHERE n.application_id = p_application_id
-           AND (p_node_ids IS NULL OR n.node_id = ANY (p_node_ids))
-           AND n.group_id IS DISTINCT FROM coalesce(named.group_id, keyed.group_id)
+         WHERE n.application_id = p_application_id AND (p_node_ids IS NULL OR n.node_id = ANY (p_node_ids))
+    ), wanted AS MATERIALIZED (
+        SELECT here.node_id, coalesce(named.group_id, keyed.group_id) AS group_id
+          FROM here
+          LEFT JOIN control.group_nodes named
+                 ON named.application_id = p_application_id AND named.machine_id = here.machine_id
+          LEFT JOIN unnest(p_keys, p_group_ids) AS keyed(key, group_id) ON keyed.key = here.key
+         WHERE here.group_id IS DISTINCT FROM coalesce(named.group_id, keyed.group_id)
     ), locked AS MATERIALIZED (
         SELECT n.node_id FROM fleet.nodes n JOIN wanted USING (node_id) ORDER BY n.node_id FOR NO KEY UPDATE OF n
     )
@@ -1198,6 +1200,18 @@ BEGIN
     END IF;
     RETURN QUERY SELECT e.site, e.contacts_per_second * p_interval_s FROM fleet.idle_estimates e;
 END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.fact_v1(p_told jsonb, p_imported jsonb, p_alias text, p_arch text, p_version text, p_fact text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+    SELECT CASE p_fact
+        WHEN 'version' THEN p_version
+        WHEN 'arch' THEN coalesce(p_arch, p_told ->> 'arch', p_imported ->> 'arch')
+        WHEN 'alias' THEN coalesce(p_told ->> 'alias', p_alias, p_imported ->> 'alias')
+        ELSE coalesce(p_told ->> p_fact, p_imported ->> p_fact) END
 $function$;
 
 CREATE OR REPLACE FUNCTION fleet.facts_v1(p_told jsonb, p_imported jsonb, p_alias text, p_arch text, p_version text)

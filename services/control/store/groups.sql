@@ -85,25 +85,28 @@ SELECT count(*) FROM control.group_nodes WHERE application_id = $1;
 -- name: stocks
 -- The nodes of an application that are not gone, counted by what decides about their group: the JSON array of their values of
 -- the facts in $2, the group that names them, and where they are now.
-SELECT to_jsonb(ARRAY(SELECT known.facts ->> u.fact FROM unnest($2::text[]) AS u(fact)))::text AS key,
-       named.group_id AS named, n.group_id, count(*) AS nodes
-  FROM fleet.nodes n
-  LEFT JOIN control.group_nodes named ON named.application_id = n.application_id AND named.machine_id = n.machine_id
- CROSS JOIN LATERAL (SELECT fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version) AS facts OFFSET 0) AS known
- WHERE n.application_id = $1 AND n.gone_at IS NULL
+SELECT here.key, named.group_id AS named, here.group_id, count(*) AS nodes
+  FROM (SELECT n.machine_id, n.group_id, to_jsonb(ARRAY(
+                   SELECT fleet.fact_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version, u.fact)
+                     FROM unnest($2::text[]) AS u(fact)))::text AS key
+          FROM fleet.nodes n WHERE n.application_id = $1 AND n.gone_at IS NULL) AS here
+  LEFT JOIN control.group_nodes named ON named.application_id = $1 AND named.machine_id = here.machine_id
  GROUP BY 1, 2, 3;
 
 -- name: stocked_machines
 -- The first machines of some stocks.
-SELECT n.machine_id
-  FROM fleet.nodes n
-  LEFT JOIN control.group_nodes named ON named.application_id = n.application_id AND named.machine_id = n.machine_id
- CROSS JOIN LATERAL (SELECT fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version) AS facts OFFSET 0) AS known
-  JOIN unnest($3::text[], $4::uuid[], $5::uuid[]) AS stock(key, named, group_id)
-    ON stock.key = to_jsonb(ARRAY(SELECT known.facts ->> u.fact FROM unnest($2::text[]) AS u(fact)))::text
-   AND stock.named IS NOT DISTINCT FROM named.group_id AND stock.group_id IS NOT DISTINCT FROM n.group_id
- WHERE n.application_id = $1 AND n.gone_at IS NULL
- ORDER BY n.machine_id LIMIT $6;
+WITH here AS MATERIALIZED (
+    SELECT n.machine_id, n.group_id, to_jsonb(ARRAY(
+               SELECT fleet.fact_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version, u.fact)
+                 FROM unnest($2::text[]) AS u(fact)))::text AS key
+      FROM fleet.nodes n WHERE n.application_id = $1 AND n.gone_at IS NULL
+)
+SELECT here.machine_id
+  FROM here
+  LEFT JOIN control.group_nodes named ON named.application_id = $1 AND named.machine_id = here.machine_id
+  JOIN unnest($3::text[], $4::uuid[], $5::uuid[]) AS stock(key, named, group_id) ON stock.key = here.key
+ WHERE stock.named IS NOT DISTINCT FROM named.group_id AND stock.group_id IS NOT DISTINCT FROM here.group_id
+ ORDER BY here.machine_id LIMIT $6;
 
 -- name: assign_groups
 -- See fleet.assign_groups_v1.

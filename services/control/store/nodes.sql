@@ -41,39 +41,46 @@ SELECT n.node_id, n.application_id, a.name AS application, n.machine_id, n.alias
 
 -- name: nodes_sorted
 -- The same, sorted by $21: node_id, last_contact, version or machine; $22 turns it round. The page begins behind ($23, $1).
+WITH page AS (
+    SELECT n.node_id, sorted.key
+      FROM fleet.nodes n
+      LEFT JOIN fleet.attempts t ON t.attempt_id = n.last_attempt_id
+     CROSS JOIN LATERAL (SELECT CASE $21::text
+               WHEN 'last_contact' THEN to_char(n.last_contact_at AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS')
+               WHEN 'version' THEN fleet.version_key_v1(n.version)
+               WHEN 'node_id' THEN ''
+               ELSE n.machine_id END COLLATE "C" AS key) AS sorted
+     WHERE ($1::uuid IS NULL OR CASE WHEN $22::boolean THEN (sorted.key, n.node_id) < ($23::text COLLATE "C", $1)
+                                     ELSE (sorted.key, n.node_id) > ($23::text COLLATE "C", $1) END)
+       AND ($3::uuid IS NULL OR n.application_id = $3)
+       AND ($4::uuid IS NULL OR n.group_id = $4)
+       AND ($5::text IS NULL OR n.version = $5)
+       AND ($6::text IS NULL OR n.machine_id = $6)
+       AND ($7::text IS NULL OR coalesce(t.state, 'none') = $7)
+       AND ($8::boolean IS NULL OR n.cloned = $8)
+       AND ($9::text IS NULL OR n.arch = $9)
+       AND ($10::text IS NULL OR coalesce(n.facts ->> 'alias', n.alias) = $10)
+       AND ($11::text IS NULL OR starts_with(n.machine_id, $11) OR starts_with(coalesce(n.facts ->> 'alias', n.alias, ''), $11))
+       AND ($12::text IS NULL OR n.dialect = $12)
+       AND ($13::boolean IS NULL OR (n.gone_at IS NOT NULL AND n.gone_at >= n.last_contact_at) = $13)
+       AND ($14::boolean IS NULL OR EXISTS (SELECT 1 FROM fleet.quarantine q WHERE q.node_id = n.node_id) = $14)
+       AND ($15::uuid IS NULL OR EXISTS (SELECT 1 FROM fleet.quarantine q WHERE q.node_id = n.node_id AND q.changeset_id = $15))
+       AND ($16::jsonb IS NULL OR fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version) @> $16)
+       AND ($17::text[] IS NULL OR fleet.stuck_v1(n, t, $18, $19, $20::text[]) && $17)
+     ORDER BY CASE WHEN NOT $22::boolean THEN sorted.key END, CASE WHEN NOT $22::boolean THEN n.node_id END,
+              CASE WHEN $22::boolean THEN sorted.key END DESC, CASE WHEN $22::boolean THEN n.node_id END DESC
+     LIMIT $2
+)
 SELECT n.node_id, n.application_id, a.name AS application, n.machine_id, n.alias, n.group_id, g.name AS group_name, n.version,
        n.arch, n.dialect, n.address, n.cloned, n.last_contact_at, n.gone_at, n.last_answer, n.last_answer_at,
-       coalesce(t.state, 'none') AS state, stuck.how AS stuck, sorted.key
-  FROM fleet.nodes n
+       coalesce(t.state, 'none') AS state, fleet.stuck_v1(n, t, $18, $19, $20::text[]) AS stuck, page.key
+  FROM page
+  JOIN fleet.nodes n USING (node_id)
   LEFT JOIN control.applications a USING (application_id)
   LEFT JOIN control.groups g ON g.group_id = n.group_id
   LEFT JOIN fleet.attempts t ON t.attempt_id = n.last_attempt_id
- CROSS JOIN LATERAL fleet.stuck_v1(n, t, $18, $19, $20::text[]) AS stuck(how)
- CROSS JOIN LATERAL (SELECT CASE $21::text
-           WHEN 'last_contact' THEN to_char(n.last_contact_at AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS')
-           WHEN 'version' THEN fleet.version_key_v1(n.version)
-           WHEN 'node_id' THEN ''
-           ELSE n.machine_id END COLLATE "C" AS key) AS sorted
- WHERE ($1::uuid IS NULL OR CASE WHEN $22::boolean THEN (sorted.key, n.node_id) < ($23::text COLLATE "C", $1)
-                                 ELSE (sorted.key, n.node_id) > ($23::text COLLATE "C", $1) END)
-   AND ($3::uuid IS NULL OR n.application_id = $3)
-   AND ($4::uuid IS NULL OR n.group_id = $4)
-   AND ($5::text IS NULL OR n.version = $5)
-   AND ($6::text IS NULL OR n.machine_id = $6)
-   AND ($7::text IS NULL OR coalesce(t.state, 'none') = $7)
-   AND ($8::boolean IS NULL OR n.cloned = $8)
-   AND ($9::text IS NULL OR n.arch = $9)
-   AND ($10::text IS NULL OR coalesce(n.facts ->> 'alias', n.alias) = $10)
-   AND ($11::text IS NULL OR starts_with(n.machine_id, $11) OR starts_with(coalesce(n.facts ->> 'alias', n.alias, ''), $11))
-   AND ($12::text IS NULL OR n.dialect = $12)
-   AND ($13::boolean IS NULL OR (n.gone_at IS NOT NULL AND n.gone_at >= n.last_contact_at) = $13)
-   AND ($14::boolean IS NULL OR EXISTS (SELECT 1 FROM fleet.quarantine q WHERE q.node_id = n.node_id) = $14)
-   AND ($15::uuid IS NULL OR EXISTS (SELECT 1 FROM fleet.quarantine q WHERE q.node_id = n.node_id AND q.changeset_id = $15))
-   AND ($16::jsonb IS NULL OR fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version) @> $16)
-   AND ($17::text[] IS NULL OR stuck.how && $17)
- ORDER BY CASE WHEN NOT $22::boolean THEN sorted.key END, CASE WHEN NOT $22::boolean THEN n.node_id END,
-          CASE WHEN $22::boolean THEN sorted.key END DESC, CASE WHEN $22::boolean THEN n.node_id END DESC
- LIMIT $2;
+ ORDER BY CASE WHEN NOT $22::boolean THEN page.key END, CASE WHEN NOT $22::boolean THEN n.node_id END,
+          CASE WHEN $22::boolean THEN page.key END DESC, CASE WHEN $22::boolean THEN n.node_id END DESC;
 
 -- name: attempts_of_node
 -- The newest first; attempt tokens are the nodes' own and are not shown.

@@ -6,6 +6,16 @@ CREATE INDEX nodes_by_machine ON fleet.nodes (application_id, machine_id text_pa
 CREATE INDEX nodes_by_alias ON fleet.nodes (application_id, alias) WHERE alias IS NOT NULL;
 CREATE INDEX nodes_gone ON fleet.nodes (node_id) WHERE gone_at IS NOT NULL;
 
+-- fleet.fact_v1: one fact of a node; what fleet.facts_v1 says of it, without putting all of them together.
+CREATE FUNCTION fleet.fact_v1(p_told jsonb, p_imported jsonb, p_alias text, p_arch text, p_version text, p_fact text)
+RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE p_fact
+        WHEN 'version' THEN p_version
+        WHEN 'arch' THEN coalesce(p_arch, p_told ->> 'arch', p_imported ->> 'arch')
+        WHEN 'alias' THEN coalesce(p_told ->> 'alias', p_alias, p_imported ->> 'alias')
+        ELSE coalesce(p_told ->> p_fact, p_imported ->> p_fact) END
+$$;
+
 -- fleet.version_key_v1: text that sorts like a version's numbers.
 CREATE FUNCTION fleet.version_key_v1(p_version text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT coalesce(string_agg(lpad(part.number, 10, '0'), '.' ORDER BY part.place), '') || ' ' || p_version
@@ -22,17 +32,19 @@ CREATE FUNCTION fleet.assign_groups_v1(
 DECLARE
     moved bigint;
 BEGIN
-    WITH keyed AS (
-        SELECT * FROM unnest(p_keys, p_group_ids) AS u(key, group_id)
-    ), wanted AS MATERIALIZED (
-        SELECT n.node_id, coalesce(named.group_id, keyed.group_id) AS group_id
+    WITH here AS MATERIALIZED (
+        SELECT n.node_id, n.machine_id, n.group_id, to_jsonb(ARRAY(
+                   SELECT fleet.fact_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version, u.fact)
+                     FROM unnest(p_facts) AS u(fact)))::text AS key
           FROM fleet.nodes n
-          LEFT JOIN control.group_nodes named ON named.application_id = n.application_id AND named.machine_id = n.machine_id
-         CROSS JOIN LATERAL (SELECT fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version) AS facts OFFSET 0) AS known
-          LEFT JOIN keyed ON keyed.key = to_jsonb(ARRAY(SELECT known.facts ->> u.fact FROM unnest(p_facts) AS u(fact)))::text
-         WHERE n.application_id = p_application_id
-           AND (p_node_ids IS NULL OR n.node_id = ANY (p_node_ids))
-           AND n.group_id IS DISTINCT FROM coalesce(named.group_id, keyed.group_id)
+         WHERE n.application_id = p_application_id AND (p_node_ids IS NULL OR n.node_id = ANY (p_node_ids))
+    ), wanted AS MATERIALIZED (
+        SELECT here.node_id, coalesce(named.group_id, keyed.group_id) AS group_id
+          FROM here
+          LEFT JOIN control.group_nodes named
+                 ON named.application_id = p_application_id AND named.machine_id = here.machine_id
+          LEFT JOIN unnest(p_keys, p_group_ids) AS keyed(key, group_id) ON keyed.key = here.key
+         WHERE here.group_id IS DISTINCT FROM coalesce(named.group_id, keyed.group_id)
     ), locked AS MATERIALIZED (
         SELECT n.node_id FROM fleet.nodes n JOIN wanted USING (node_id) ORDER BY n.node_id FOR NO KEY UPDATE OF n
     )

@@ -233,6 +233,14 @@ async def test_facts_in_the_database_are_those_of_the_rule(app, fleet, operator,
             "SELECT fleet.facts_v1(facts, imported_facts, alias, arch, version) FROM fleet.nodes WHERE node_id = $1",
             node_id,
         )
+        for fact in ("site", "rack", "arch", "alias", "version", "unknown"):
+            single = await pool.fetchval(
+                "SELECT fleet.fact_v1(facts, imported_facts, alias, arch, version, $2) FROM fleet.nodes "
+                "WHERE node_id = $1",
+                node_id,
+                fact,
+            )
+            assert single == in_sql.get(fact)
         assert in_sql == known_facts(facts, imported, version="1.2.3", arch="x86_64", alias=alias)
 
 
