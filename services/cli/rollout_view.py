@@ -83,10 +83,23 @@ def lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("in flight", pace_line(item) + (f", {item['parked']} parked" if item["parked"] else "")),
         ("attempts", tally(item["attempts"], ATTEMPT_STATES)),
         ("evidence", evidence_line(item)),
+        *_stopped(item),
     ]
     if item["standstill"] is not None:
         shown.append(("stands still", f"{item['standstill']}: {item['explanation']}"))
     return shown
+
+
+def _stopped(item: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of a rollout that is halted or braked: whom to tell and how loudly, and what will boot it all the same."""
+    gate = item["gate"]
+    if gate["state"] == "open" and not gate["braked_reason"] and item["shown"] not in ("halted", "held", "braked"):
+        return []
+    whom = " ".join(cell(part) for part in (item["group_owner"], item["group_contact"]) if part) or "nobody is named"
+    found = [("tell", f"{whom}{', ' + cell(item['severity']) if item['severity'] else ''}")]
+    if item["staged_but_halted"]:
+        found.append(("will boot it", f"{item['staged_but_halted']} nodes, at their next reboot"))
+    return found
 
 
 def _purpose(item: Mapping[str, Any]) -> list[tuple[str, str]]:

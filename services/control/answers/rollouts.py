@@ -22,6 +22,7 @@ from services.control.answers.fields import (
     words,
 )
 from services.control.standstill import Standstill
+from shared.domain.policy import Severity
 from shared.domain.rollout import Purpose, ShownState
 
 _ROLLOUT_COMMON: Final[Schema] = {
@@ -58,6 +59,10 @@ ANSWERS: Final[dict[str, Schema]] = {
         "One changeset to one group; `in_flight` counts its own nodes, the others what the paces bound.",
         **_ROLLOUT_COMMON,
         policy=ANY,
+        group_owner=TEXT,
+        group_contact=TEXT,
+        severity=or_null(words(*(severity.value for severity in Severity))),
+        staged_but_halted=COUNT,
         parameters=ref("RolloutParameters"),
         only_machines=or_null(list_of(TEXT)),
         running_since=or_null(TIME),

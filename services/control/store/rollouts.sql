@@ -76,7 +76,9 @@ SELECT r.rollout_id, r.group_id, g.name AS group_name, r.changeset_id, c.version
        a.name AS application, r.channel_id, r.state, r.purpose, r.leaves_version, r.only_machines, r.pace, r.pace_cap, r.reason,
        r.policy, r.parameters, r.created_at, r.changed_at, r.running_since, r.starts_at, r.wave, r.wave_since, r.fraction,
        r.order_stage, r.gates, r.approved_by, r.approved_at, r.expedited_by, r.expedited_at, r.expedite_reason,
-       g.updates_enabled, gate.state AS gate_state, gate.braked_reason, gate.pace AS gate_pace,
+       g.updates_enabled, g.owner AS group_owner, g.contact AS group_contact, r.policy ->> 'severity' AS severity,
+       (SELECT count(*) FROM fleet.staged_but_halted s WHERE s.rollout_id = r.rollout_id) AS staged_but_halted,
+       gate.state AS gate_state, gate.braked_reason, gate.pace AS gate_pace,
        gate.reason AS gate_reason, gate.evidence, gate.resumes, gate.changed_at AS gate_changed_at
   FROM control.rollouts r
   JOIN control.groups g USING (group_id)

@@ -283,6 +283,10 @@ def _rollout(**changes):
         "group_in_flight": 1,
         "changeset_in_flight": 2,
         "parked": 0,
+        "group_owner": "",
+        "group_contact": "",
+        "severity": "page",
+        "staged_but_halted": 0,
         "attempts": {"committed": 4},
         "nodes": {"total": 9, "on_target": 4, "left": 4, "quarantined": 1, "excluded": 0, "silent": 0, "cloned": 0},
         "gate": {"state": "open", "reason": None, "braked_reason": None, "pace": 10, "evidence": None},
@@ -301,6 +305,18 @@ def test_a_rollout_on_one_screen():
     assert shown["stands still"] == "pace_of_group: full"
     assert shown["evidence"] == "nothing has started yet"
     assert "stands still" not in dict(rollout_view.lines(_rollout()))
+
+
+def test_a_halt_shows_whom_to_tell_and_what_will_boot_it():
+    """The group's owner and contact, how loudly, and who staged it before; nothing of it while all is well."""
+    gate = {"state": "halted", "reason": "too many", "braked_reason": None, "pace": 10, "evidence": None}
+    owned = {"group_owner": "Team B", "group_contact": "b@example.org", "staged_but_halted": 3}
+    shown = dict(rollout_view.lines(_rollout(gate=gate, state="halted", **owned)))
+    assert shown["tell"] == "Team B b@example.org, page"
+    assert shown["will boot it"] == "3 nodes, at their next reboot"
+    alone = dict(rollout_view.lines(_rollout(state="halted", severity=None)))
+    assert (alone["tell"], "will boot it" in alone) == ("nobody is named", False)
+    assert "tell" not in dict(rollout_view.lines(_rollout(**owned)))
 
 
 def test_what_a_rollout_waits_for_is_on_its_screen():
