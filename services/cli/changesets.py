@@ -21,7 +21,7 @@ from services.cli.flatcar import check_digest, read_release
 from services.cli.keys import write_signed
 from services.cli.output import Output
 from services.cli.payload_file import read_payload_file
-from services.cli.text import cell, size
+from services.cli.text import cell, printable, size
 
 
 def _marks(item: Mapping[str, Any]) -> str:
@@ -67,13 +67,6 @@ _package_option = click.option(
 _minimum_option = click.option("--minimum-version", "minimum", help="Nodes below it cannot take the changeset.")
 
 
-def _payloads(item: Mapping[str, Any]) -> str:
-    return "\n".join(
-        f"{payload['position']} {payload['role']} {cell(payload['name'])} {size(payload['size'])} {payload['sha256']}"
-        for payload in item.get("payloads", ())
-    )
-
-
 def _gate(item: Mapping[str, Any]) -> str:
     gate = item["gate"]
     if gate is None:
@@ -102,8 +95,22 @@ _FIELDS: Mapping[str, Any] = {
     "gate": _gate,
     "pace": "gate.pace",
     "evidence": "gate.evidence",
-    "payloads": _payloads,
 }
+_PAYLOADS: Mapping[str, Any] = {
+    "payload": "name",
+    "role": "role",
+    "required": "required",
+    "size": lambda payload: size(payload["size"]),
+    "sha256": "sha256",
+    "suspended": "suspended",
+}
+
+
+def _show(output: Output, item: Mapping[str, Any]) -> None:
+    """A changeset, and its payloads a line each."""
+    output.item(item, _FIELDS)
+    if not output.as_json and item.get("payloads"):
+        output.items(item["payloads"], _PAYLOADS, empty="")
 
 
 @contextlib.contextmanager
@@ -214,7 +221,7 @@ async def add(
         item = await _add_payload(client, changeset_id, file, name=named, role=role, required=role == "main")
     if publish:
         item = await client.post(f"/changesets/{changeset_id}/publish", {})
-    output.item(item, _FIELDS)
+    _show(output, item)
 
 
 def _agreed(what: str, said: str | None, found: str | None) -> str | None:
@@ -274,7 +281,7 @@ async def change(
     if not asked:
         raise Refused("say what is to change: --notes, --source, --component, --package or --minimum-version")
     changeset_id = await client.changeset_id(version, app=app, arch=arch)
-    output.item(await client.patch(f"/changesets/{changeset_id}", asked), _FIELDS)
+    _show(output, await client.patch(f"/changesets/{changeset_id}", asked))
 
 
 @changeset.command("mark")
@@ -299,7 +306,7 @@ async def mark(
     """Declare a published changeset a floor or a dead end, or no longer."""
     changeset_id = await client.changeset_id(version, app=app, arch=arch)
     asked = {"reason": reason, "floor": floor, "dead_end": dead_end}
-    output.item(await client.post(f"/changesets/{changeset_id}/mark", asked), _FIELDS)
+    _show(output, await client.post(f"/changesets/{changeset_id}/mark", asked))
 
 
 @changeset.group("payload")
@@ -330,7 +337,7 @@ async def payload_add(
 ) -> None:
     """Hash and upload a file, and add it to a draft, named by VERSION or id."""
     changeset_id = await client.changeset_id(version, app=app, arch=arch)
-    output.item(await _add_payload(client, changeset_id, path, name=name, role=role, required=not optional), _FIELDS)
+    _show(output, await _add_payload(client, changeset_id, path, name=name, role=role, required=not optional))
 
 
 @changeset.command("publish")
@@ -344,7 +351,7 @@ async def publish_one(
 ) -> None:
     """Make a changeset immutable and fit to be promoted."""
     changeset_id = await client.changeset_id(version, app=app, arch=arch)
-    output.item(await client.post(f"/changesets/{changeset_id}/publish", {"unchecked": unchecked}), _FIELDS)
+    _show(output, await client.post(f"/changesets/{changeset_id}/publish", {"unchecked": unchecked}))
 
 
 @changeset.command("list")
@@ -369,7 +376,7 @@ async def list_all(client: Client, output: Output, *, state: str | None, app: st
 async def show(client: Client, output: Output, *, version: str, app: str | None, arch: str | None) -> None:
     """Show a changeset with its gate and payloads, by version or id."""
     changeset_id = await client.changeset_id(version, app=app, arch=arch)
-    output.item(await client.get(f"/changesets/{changeset_id}"), _FIELDS)
+    _show(output, await client.get(f"/changesets/{changeset_id}"))
 
 
 @changeset.command("diff")
@@ -435,9 +442,10 @@ async def manifest(
             "arch": "manifest.arch",
             "published": "manifest.published_at",
             "signed by": lambda item: [signature["key_id"] for signature in item["signatures"]],
-            "document": lambda item: base64.b64decode(item["document"]).decode(),
         },
     )
+    if not output.as_json:
+        output.say(printable(base64.b64decode(found["document"]).decode()))
 
 
 @changeset.command("withdraw")
@@ -549,7 +557,7 @@ async def attestations(client: Client, output: Output, *, version: str, app: str
 async def halt(client: Client, output: Output, *, version: str, reason: str, app: str | None, arch: str | None) -> None:
     """No more of a changeset for anyone, until it is resumed."""
     changeset_id = await client.changeset_id(version, app=app, arch=arch)
-    output.item(await client.post(f"/changesets/{changeset_id}/halt", {"reason": reason}), _FIELDS)
+    _show(output, await client.post(f"/changesets/{changeset_id}/halt", {"reason": reason}))
 
 
 @changeset.command("resume")
@@ -563,4 +571,4 @@ async def resume(
 ) -> None:
     """Let a halted changeset go on; its evidence starts anew, stricter."""
     changeset_id = await client.changeset_id(version, app=app, arch=arch)
-    output.item(await client.post(f"/changesets/{changeset_id}/resume", {"reason": reason}), _FIELDS)
+    _show(output, await client.post(f"/changesets/{changeset_id}/resume", {"reason": reason}))

@@ -11,7 +11,7 @@ from services.cli.client import Client
 from services.cli.command import app_option, arch_option, reason_option, talks
 from services.cli.errors import Refused
 from services.cli.output import Output
-from services.cli.text import cell, size
+from services.cli.text import size
 
 _FIELDS = {
     "channel": "name",
@@ -203,17 +203,14 @@ async def current(client: Client, output: Output, *, name: str, image: bool, app
         return
     if found["image"] is None:
         raise Refused(f"there is no image that new nodes of {name} should boot: {found['reason']}")
-    output.item(
-        found["image"] | {"reason": found["reason"]},
-        {"version": "version", "arch": "arch", "why": "reason", "id": "changeset_id", "payloads": _payloads},
-    )
-
-
-def _payloads(image: Mapping[str, Any]) -> str:
-    return "\n".join(
-        f"{cell(payload['name'])} {size(payload['size'])} sha256:{payload['sha256']} {payload['url'] or ''}".rstrip()
-        for payload in image["payloads"]
-    )
+    image_found = found["image"] | {"reason": found["reason"]}
+    output.item(image_found, {"version": "version", "arch": "arch", "why": "reason", "id": "changeset_id"})
+    if not output.as_json:
+        output.items(
+            image_found["payloads"],
+            {"payload": "name", "size": lambda payload: size(payload["size"]), "sha256": "sha256", "url": "url"},
+            empty="It has no payloads.",
+        )
 
 
 @channel.command("drift")

@@ -168,7 +168,10 @@ async def test_images_drift_and_withdrawal(terminal, tmp_path, fleet_of, pool):
     await terminal.json("channel", "promote", "stable", "3975.2.1")
     image = await terminal.json("channel", "current", "stable", "--image")
     assert [payload["name"] for payload in image["payloads"]] == ["flatcar_production_update.gz", "oem-azure.gz"]
-    assert "sha256:" in await terminal.text("channel", "current", "stable", "--image")
+    shown = await terminal.text("channel", "current", "stable", "--image")
+    assert all(payload["sha256"] in shown for payload in image["payloads"])
+    shown = await terminal.text("changeset", "show", "3975.2.1")
+    assert all(payload["sha256"] in shown for payload in image["payloads"])
     assert (await terminal.json("channel", "current", "stable"))["version"] == "3975.2.1"
     assert "No group follows" in await terminal.text("channel", "drift", "stable")
     group = await terminal.json("group", "add", "flatcar", "all", "--channel", "stable")
