@@ -84,6 +84,11 @@ async def read_attempt(pool: asyncpg.Pool[Any], token: str, node_id: uuid.UUID) 
     return None if row is None else AttemptStanding(*row)
 
 
+async def recall_told(pool: asyncpg.Pool[Any], token: str, node_id: uuid.UUID, reason: str) -> None:
+    """End the attempt that a node is about to be told to let go of: what it says of it afterwards is no evidence."""
+    await pool.execute(QUERIES["recall_told"], token, node_id, reason, timeout=5)
+
+
 async def enrol(  # what the function takes
     pool: asyncpg.Pool[Any],
     *,

@@ -20,6 +20,7 @@ MAX_FACTS: Final = 64
 POLL_JITTER: Final = 0.1
 """Nodes wait this share longer at most, each as it likes, so that they do not come all at once."""
 
+_BEFORE_REBOOT: Final = frozenset({"offered", "downloading", "staged", "awaiting_reboot"})
 _PRINTABLE: Final = r"^[^\x00-\x1f\x7f]*\Z"
 _MachineId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MACHINE_ID, pattern=_PRINTABLE)]
 _Version = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_VERSION, pattern=_PRINTABLE)]
@@ -163,6 +164,9 @@ class AttemptStanding:
     Attributes:
         reason: Why it is in its state.
         open: Whether the global gate is open.
+        aborted: Whether its rollout was aborted.
+        excluded: Whether its node was excluded from the rollout.
+        held: Whether a hold covers its node.
     """
 
     state: str
@@ -170,6 +174,9 @@ class AttemptStanding:
     gate_state: str | None
     gate_reason: str | None
     open: bool
+    aborted: bool = False
+    excluded: bool = False
+    held: bool = False
 
 
 def poll_of(  # what is known about who sent it
@@ -232,7 +239,14 @@ def recall_of(attempt: AttemptStanding | None) -> str | None:
         return attempt.gate_reason or f"the changeset is {attempt.gate_state}"
     if not attempt.open:
         return "everything is halted"
-    return None
+    if attempt.state not in _BEFORE_REBOOT:
+        # It runs the release: what keeps single nodes from taking it is no reason to go back from it.
+        return None
+    if attempt.aborted:
+        return "the rollout was aborted"
+    if attempt.excluded:
+        return "the node was excluded from the rollout"
+    return "the changeset is held for nodes like this one" if attempt.held else None
 
 
 def with_urls(payloads: tuple[Payload, ...], distribution_url: str, token: str) -> tuple[Payload, ...]:

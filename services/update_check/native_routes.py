@@ -14,7 +14,7 @@ from aiohttp import web
 from services.update_check import native
 from services.update_check.checks import Granted
 from services.update_check.configuration import ApplicationView
-from services.update_check.dialect_store import Details, enrol, read_attempt, read_details
+from services.update_check.dialect_store import Details, enrol, read_attempt, read_details, recall_told
 from services.update_check.keeper import postgres_is_away
 from services.update_check.native import Check, CheckAnswer, CheckDecision, Enrol, Enrolled, Update
 from services.update_check.routes import (
@@ -26,6 +26,7 @@ from services.update_check.routes import (
     address_of,
     traceparent_of,
 )
+from services.update_check.standing import CLOSED_STATES
 from services.update_check.withheld import Withheld
 from shared.domain.identity import node_id_for
 from shared.domain.reasons import EXPLANATIONS, GRANTED
@@ -129,8 +130,11 @@ async def _check(http: web.Request) -> web.Response:
     recall = None
     if asked.attempt is not None:
         # The database is asked: this process may not have heard yet of what was stopped.
-        standing = await read_attempt(parts[POOL], asked.attempt.token, node_id_for(*poll.key))
+        node_id = node_id_for(*poll.key)
+        standing = await read_attempt(parts[POOL], asked.attempt.token, node_id)
         recall = native.recall_of(standing)
+        if recall is not None and standing is not None and standing.state not in CLOSED_STATES:
+            await recall_told(parts[POOL], asked.attempt.token, node_id, recall)
     reason = outcome.reason if isinstance(outcome, Withheld) else GRANTED
     return json_response(
         CheckAnswer(

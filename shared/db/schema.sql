@@ -1508,7 +1508,7 @@ AS $function$
             >> 3)::double precision / 9007199254740992
 $function$;
 
-CREATE OR REPLACE FUNCTION fleet.recall_held_v1(p_changeset_id uuid, p_segment jsonb, p_reason text, p_source text)
+CREATE OR REPLACE FUNCTION fleet.recall_attempts_v1(p_attempt_ids uuid[], p_reason text, p_source text)
  RETURNS integer
  LANGUAGE plpgsql
 AS $function$
@@ -1516,103 +1516,10 @@ AS $function$
 DECLARE
     recalled integer;
 BEGIN
-    PERFORM 1 FROM fleet.attempts t WHERE t.changeset_id = p_changeset_id AND t.closed_at IS NULL
-      ORDER BY t.attempt_id FOR NO KEY UPDATE;
     WITH moved AS (
         UPDATE fleet.attempts t SET state = 'recalled', reason = p_reason, changed_at = clock_timestamp(),
                closed_at = clock_timestamp(), parked = false
-          FROM fleet.nodes n
-         WHERE t.changeset_id = p_changeset_id AND t.closed_at IS NULL AND t.state IN ('offered', 'downloading')
-           AND n.node_id = t.node_id
-           AND fleet.in_segment_v1(p_segment, fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, t.from_version))
-        RETURNING t.*, n.machine_id, n.version AS node_version
-    )
-    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
-    SELECT gen_random_uuid(), 'update.recalled.v1', p_source, 'nodes/' || m.node_id, m.node_id::text, clock_timestamp(),
-           jsonb_strip_nulls(jsonb_build_object(
-               'node_id', m.node_id, 'machine_id', m.machine_id, 'application_id', m.application_id,
-               'attempt_id', m.attempt_id, 'rollout_id', m.rollout_id, 'changeset_id', m.changeset_id, 'group_id', m.group_id,
-               'arch', m.arch, 'from_version', m.from_version, 'to_version', m.to_version, 'version', m.node_version,
-               'state_after', 'recalled', 'applied', true, 'reason', p_reason,
-               'source', CASE p_source WHEN 'analysis' THEN 'analysis' ELSE 'control' END)),
-           m.attempt_id::text
-      FROM moved m
-     ORDER BY m.attempt_id;
-    GET DIAGNOSTICS recalled = ROW_COUNT;
-    RETURN recalled;
-END
-$function$;
-
-CREATE OR REPLACE FUNCTION fleet.recall_nodes_v1(p_node_ids uuid[], p_reason text, p_source text)
- RETURNS TABLE(node_id uuid, attempt_id uuid, changeset_id uuid, rollout_id uuid)
- LANGUAGE plpgsql
-AS $function$
-#variable_conflict use_column
-BEGIN
-    PERFORM 1 FROM fleet.attempts t WHERE t.node_id = ANY (p_node_ids) AND t.closed_at IS NULL
-      ORDER BY t.attempt_id FOR NO KEY UPDATE;
-    RETURN QUERY
-    WITH moved AS (
-        UPDATE fleet.attempts t SET state = 'recalled', reason = p_reason, changed_at = clock_timestamp(),
-               closed_at = clock_timestamp(), parked = false
-         WHERE t.node_id = ANY (p_node_ids) AND t.closed_at IS NULL
-        RETURNING t.*
-    ), told AS (
-        INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
-        SELECT gen_random_uuid(), 'update.recalled.v1', p_source, 'nodes/' || m.node_id, m.node_id::text, clock_timestamp(),
-               jsonb_strip_nulls(jsonb_build_object(
-                   'node_id', m.node_id, 'machine_id', n.machine_id, 'application_id', m.application_id,
-                   'attempt_id', m.attempt_id, 'rollout_id', m.rollout_id, 'changeset_id', m.changeset_id,
-                   'group_id', m.group_id, 'arch', m.arch, 'from_version', m.from_version, 'to_version', m.to_version,
-                   'version', n.version, 'state_after', 'recalled', 'applied', true, 'reason', p_reason, 'source', 'control')),
-               m.attempt_id::text
-          FROM moved m JOIN fleet.nodes n ON n.node_id = m.node_id
-         ORDER BY m.attempt_id
-    )
-    SELECT moved.node_id, moved.attempt_id, moved.changeset_id, moved.rollout_id FROM moved;
-END
-$function$;
-
-CREATE OR REPLACE FUNCTION fleet.recall_offer_v1(p_rollout_id uuid, p_node_id uuid, p_reason text, p_source text)
- RETURNS boolean
- LANGUAGE plpgsql
-AS $function$
-BEGIN
-    WITH moved AS (
-        UPDATE fleet.attempts t SET state = 'recalled', reason = p_reason, changed_at = clock_timestamp(),
-               closed_at = clock_timestamp(), parked = false
-         WHERE t.rollout_id = p_rollout_id AND t.node_id = p_node_id AND t.closed_at IS NULL
-           AND t.state IN ('offered', 'downloading')
-        RETURNING t.*
-    )
-    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
-    SELECT gen_random_uuid(), 'update.recalled.v1', p_source, 'nodes/' || m.node_id, m.node_id::text, clock_timestamp(),
-           jsonb_strip_nulls(jsonb_build_object(
-               'node_id', m.node_id, 'machine_id', n.machine_id, 'application_id', m.application_id,
-               'attempt_id', m.attempt_id, 'rollout_id', m.rollout_id, 'changeset_id', m.changeset_id, 'group_id', m.group_id,
-               'arch', m.arch, 'from_version', m.from_version, 'to_version', m.to_version, 'version', n.version,
-               'state_after', 'recalled', 'applied', true, 'reason', p_reason, 'source', 'control')),
-           m.attempt_id::text
-      FROM moved m LEFT JOIN fleet.nodes n ON n.node_id = m.node_id;
-    RETURN FOUND;
-END
-$function$;
-
-CREATE OR REPLACE FUNCTION fleet.recall_v1(p_changeset_id uuid, p_reason text, p_source text, p_rollout_id uuid DEFAULT NULL::uuid)
- RETURNS integer
- LANGUAGE plpgsql
-AS $function$
-#variable_conflict use_column
-DECLARE
-    recalled integer;
-BEGIN
-    PERFORM 1 FROM fleet.attempts t WHERE t.changeset_id = p_changeset_id AND t.closed_at IS NULL
-      ORDER BY t.attempt_id FOR NO KEY UPDATE;
-    WITH moved AS (
-        UPDATE fleet.attempts t SET state = 'recalled', reason = p_reason, changed_at = clock_timestamp(),
-               closed_at = clock_timestamp(), parked = false
-         WHERE t.changeset_id = p_changeset_id AND t.closed_at IS NULL AND t.state IN ('offered', 'downloading')
-           AND (p_rollout_id IS NULL OR t.rollout_id = p_rollout_id)
+         WHERE t.attempt_id = ANY (p_attempt_ids) AND t.closed_at IS NULL
         RETURNING t.*
     )
     INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
@@ -1628,6 +1535,96 @@ BEGIN
      ORDER BY m.attempt_id;
     GET DIAGNOSTICS recalled = ROW_COUNT;
     RETURN recalled;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.recall_everything_v1(p_reason text, p_source text)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    stopping uuid[];
+BEGIN
+    PERFORM 1 FROM control.global_gate FOR NO KEY UPDATE;
+    SELECT array_agg(open_one.attempt_id) INTO stopping FROM (
+        SELECT t.attempt_id FROM fleet.attempts t WHERE t.closed_at IS NULL AND t.state IN ('offered', 'downloading')
+         ORDER BY t.attempt_id FOR NO KEY UPDATE) AS open_one;
+    RETURN fleet.recall_attempts_v1(stopping, p_reason, p_source);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.recall_held_v1(p_changeset_id uuid, p_segment jsonb, p_reason text, p_source text)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    stopping uuid[];
+BEGIN
+    SELECT array_agg(open_one.attempt_id) INTO stopping FROM (
+        SELECT t.attempt_id FROM fleet.attempts t JOIN fleet.nodes n USING (node_id)
+         WHERE t.changeset_id = p_changeset_id AND t.closed_at IS NULL AND t.state IN ('offered', 'downloading')
+           AND fleet.in_segment_v1(p_segment, fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, t.from_version))
+         ORDER BY t.attempt_id FOR NO KEY UPDATE OF t) AS open_one;
+    RETURN fleet.recall_attempts_v1(stopping, p_reason, p_source);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.recall_nodes_v1(p_node_ids uuid[], p_reason text, p_source text)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    stopping uuid[];
+BEGIN
+    SELECT array_agg(open_one.attempt_id) INTO stopping FROM (
+        SELECT t.attempt_id FROM fleet.attempts t WHERE t.node_id = ANY (p_node_ids) AND t.closed_at IS NULL
+         ORDER BY t.attempt_id FOR NO KEY UPDATE) AS open_one;
+    RETURN fleet.recall_attempts_v1(stopping, p_reason, p_source);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.recall_offer_v1(p_rollout_id uuid, p_node_id uuid, p_reason text, p_source text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    stopping uuid[];
+BEGIN
+    SELECT array_agg(open_one.attempt_id) INTO stopping FROM (
+        SELECT t.attempt_id FROM fleet.attempts t
+         WHERE t.rollout_id = p_rollout_id AND t.node_id = p_node_id AND t.closed_at IS NULL
+           AND t.state IN ('offered', 'downloading') FOR NO KEY UPDATE) AS open_one;
+    RETURN fleet.recall_attempts_v1(stopping, p_reason, p_source) > 0;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.recall_told_v1(p_token text, p_node_id uuid, p_reason text, p_source text)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    stopping uuid[];
+BEGIN
+    SELECT array_agg(open_one.attempt_id) INTO stopping FROM (
+        SELECT t.attempt_id FROM fleet.attempts t
+         WHERE t.token = p_token AND t.node_id = p_node_id AND t.closed_at IS NULL FOR NO KEY UPDATE) AS open_one;
+    RETURN fleet.recall_attempts_v1(stopping, p_reason, p_source);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION fleet.recall_v1(p_changeset_id uuid, p_reason text, p_source text, p_rollout_id uuid DEFAULT NULL::uuid)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    stopping uuid[];
+BEGIN
+    SELECT array_agg(open_one.attempt_id) INTO stopping FROM (
+        SELECT t.attempt_id FROM fleet.attempts t
+         WHERE t.changeset_id = p_changeset_id AND t.closed_at IS NULL AND t.state IN ('offered', 'downloading')
+           AND (p_rollout_id IS NULL OR t.rollout_id = p_rollout_id)
+         ORDER BY t.attempt_id FOR NO KEY UPDATE) AS open_one;
+    RETURN fleet.recall_attempts_v1(stopping, p_reason, p_source);
 END
 $function$;
 
@@ -1825,7 +1822,8 @@ BEGIN
             ELSIF r.kind = 'rolled_back' AND rebooted AND a.state IN ('recalled', 'failed') THEN
                 moves := ARRAY['rolled_back'];
                 applied := false;
-                quarantine := true;
+                -- A native node goes back since it was told to let go.
+                quarantine := a.state = 'failed' OR r.source <> 'native';
                 move_reason := 'after_' || a.state;
             ELSIF r.kind = 'updated' AND rebooted AND r.version = a.to_version
                   AND a.state IN ('recalled', 'failed', 'rolled_back') THEN
@@ -2088,9 +2086,13 @@ CREATE VIEW fleet.staged_but_halted AS
     t.changed_at,
         CASE
             WHEN (g.state <> 'open'::text) THEN g.state
+            WHEN (NOT everything.open) THEN 'halted_everywhere'::text
+            WHEN (x.node_id IS NOT NULL) THEN 'excluded'::text
             ELSE 'held'::text
         END AS stopped_by
-   FROM ((fleet.attempts t
+   FROM ((((fleet.attempts t
      JOIN control.changeset_gates g USING (changeset_id))
      JOIN fleet.nodes n USING (node_id))
-  WHERE ((t.closed_at IS NULL) AND (t.state = ANY (ARRAY['staged'::text, 'awaiting_reboot'::text])) AND ((g.state <> 'open'::text) OR control.is_held_v1(t.changeset_id, fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, t.from_version))));
+     CROSS JOIN control.global_gate everything)
+     LEFT JOIN control.rollout_exclusions x ON (((x.rollout_id = t.rollout_id) AND (x.node_id = t.node_id))))
+  WHERE ((t.closed_at IS NULL) AND (t.state = ANY (ARRAY['staged'::text, 'awaiting_reboot'::text])) AND ((g.state <> 'open'::text) OR (NOT everything.open) OR (x.node_id IS NOT NULL) OR control.is_held_v1(t.changeset_id, fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, t.from_version))));

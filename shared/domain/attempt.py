@@ -256,7 +256,9 @@ def _late(node: NodeRow, attempt: AttemptRow, report: Report, *, rebooted: bool,
     if state is AttemptState.PRESUMED_LOST and rebooted and proven and on_target:
         return _Move(("committed",), (AttemptState.COMMITTED,), reason="late")
     if kind is Kind.ROLLED_BACK and rebooted and state in (AttemptState.RECALLED, AttemptState.FAILED):
-        return _Move(("rolled_back",), applied=False, quarantine=True, reason=f"after_{state.value}")
+        # A native node goes back since it was told to let go.
+        obeyed = state is AttemptState.RECALLED and report.source is Source.NATIVE
+        return _Move(("rolled_back",), applied=False, quarantine=not obeyed, reason=f"after_{state.value}")
     given_up = state in (AttemptState.RECALLED, AttemptState.FAILED, AttemptState.ROLLED_BACK)
     if kind is Kind.UPDATED and rebooted and on_target and given_up:
         # It took what it was to take no more: no evidence, but to be seen.

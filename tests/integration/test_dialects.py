@@ -522,6 +522,97 @@ async def test_stop_means_stop(session, server, telemetry, pool, world):
     assert (other["recall"], other["recall_reason"]) == (True, "there is no such attempt of this node")
 
 
+STOPS = {
+    "everything": "UPDATE control.global_gate SET open = false",
+    "excluded": "INSERT INTO control.rollout_exclusions SELECT rollout_id, node_id, 'r', 'test' "
+    "FROM control.rollouts, fleet.nodes",
+    "held": "SELECT control.hold_segment_v1(gen_random_uuid(), changeset_id, '{\"arch\": \"amd64\"}', 'r', 'test', "
+    "NULL, gen_random_uuid(), 'test') FROM control.changesets",
+    "aborted": "SELECT control.transition_rollout_v1(rollout_id, 'aborted', 'r', 'test', gen_random_uuid(), 'test') "
+    "FROM control.rollouts",
+}
+
+
+STOPPED_BY = {
+    "everything": "everything is halted",
+    "excluded": "the node was excluded from the rollout",
+    "held": "the changeset is held for nodes like this one",
+    "aborted": "the rollout was aborted",
+}
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize("stop", STOPS)
+async def test_what_is_staged_is_recalled_when_the_node_asks_before_its_reboot(session, server, telemetry, pool, stop):
+    """Whatever stopped it; asked again, it is told the same, and what it says afterwards is no evidence."""
+    node = native(server, telemetry)
+    token = (await node.check(session))["update"]["attempt"]
+    await node.report(session, "staged")
+    await pool.execute(STOPS[stop])
+    for _ in range(2):
+        answer = await node.check(session, (token, "staged"))
+        assert (answer["recall"], answer["recall_reason"]) == (True, STOPPED_BY[stop])
+    await node.report(session, "failed")
+    assert await attempts(pool) == {node.machine_id: ["recalled"]}
+    told = await pool.fetch("SELECT type, data -> 'applied' AS applied FROM event_log.inbox WHERE type LIKE 'update.%'")
+    assert [(row["type"], row["applied"]) for row in told][-2:] == [
+        ("update.recalled.v1", True),
+        ("update.failed.v1", False),
+    ]
+
+
+async def test_a_node_in_probation_goes_back_while_everything_is_halted_and_is_offered_it_anew(
+    session, server, telemetry, pool, world
+):
+    """It was told to let go before it committed: that is neither bad nor a quarantine."""
+    node = native(server, telemetry)
+    token = (await node.check(session))["update"]["attempt"]
+    await node.report(session, "staged")
+    former, node.version, node.boot_id = node.boot_id, world.version, str(uuid.uuid4())
+    await node.report(session, "booted")
+    await pool.execute(STOPS["excluded"])
+    assert not (await node.check(session, (token, "probation")))["recall"]
+    await pool.execute("DELETE FROM control.rollout_exclusions")
+    await pool.execute(STOPS["everything"])
+    assert (await node.check(session, (token, "probation")))["recall_reason"] == "everything is halted"
+    node.version, node.boot_id = OLD, f"{former}-again"
+    await node.report(session, "rolled_back")
+    assert await attempts(pool) == {node.machine_id: ["recalled"]}
+    assert await pool.fetchval("SELECT count(*) FROM fleet.quarantine") == 0
+
+    await pool.execute("UPDATE control.global_gate SET open = true")
+    await settle(server, pool)
+
+    async def offered_anew() -> bool:
+        return (await node.check(session))["decision"] == "update"
+
+    await until(offered_anew)
+    assert await attempts(pool) == {node.machine_id: ["recalled", "offered"]}
+
+
+async def test_an_offer_is_not_repeated_once_everything_is_halted(session, server, pool, world):
+    """Omaha gets noupdate and a native node none, also before this replica has heard of it; then they get it anew."""
+    omaha, agent = Node(session, base(server) + "/v1/update"), native(server)
+    assert (await omaha.poll()).offered
+    token = (await agent.check(session))["update"]["attempt"]
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute(STOPS["everything"])
+        await connection.execute("SELECT control.raise_policy_version_v1()")
+        assert await connection.fetchval("SELECT fleet.recall_everything_v1('everything halted', 'control')") == 2
+    assert not (await omaha.poll()).offered
+    answer = await agent.check(session, (token, "offered"))
+    assert (answer["decision"], answer["recall"], answer["recall_reason"]) == ("none", True, "everything halted")
+
+    await pool.execute("UPDATE control.global_gate SET open = true")
+    await settle(server, pool)
+
+    async def offered_anew() -> bool:
+        return (await omaha.poll()).offered
+
+    await until(offered_anew)
+    assert (await attempts(pool))[omaha.machine_id] == ["recalled", "offered"]
+
+
 @pytest.mark.parametrize(
     ("changes", "refusal"),
     [
@@ -670,7 +761,7 @@ async def test_a_simulated_node_hears_of_a_recall_and_may_fall_silent(session, s
         report_url=node.report_url, rng=random.Random(3), boot_id=node.boot_id,
     )  # fmt: skip
     assert await interrupted.tick(session) is NativeStep.RECALLED
-    assert (await attempts(pool))[node.machine_id] == ["failed"]
+    assert (await attempts(pool))[node.machine_id] == ["recalled"]
 
 
 # Floods

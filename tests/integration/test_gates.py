@@ -447,6 +447,88 @@ async def test_a_withdrawal_recalls_too_and_counts_what_is_staged(pool, world):
     assert await pool.fetchval("SELECT stopped_by FROM fleet.staged_but_halted") == "withdrawn"
 
 
+EVERYTHING = "SELECT fleet.recall_everything_v1('everything halted', 'control')"
+
+
+async def halt_everything(place) -> int:
+    """As control does it, in one transaction. Returns how many attempts were recalled."""
+    async with place.acquire() as connection, connection.transaction():
+        await connection.execute("UPDATE control.global_gate SET open = false")
+        return await connection.fetchval(EVERYTHING)
+
+
+async def test_halting_everything_recalls_what_is_not_staged_of_all_changesets(pool, world):
+    """It is no evidence and quarantines nobody; what is staged is counted; afterwards nodes are offered it anew."""
+    async with pool.acquire() as connection:
+        other = await make_world(connection, version="3033.2.9", arch="arm64")
+    asked, loading, staged, elsewhere = await enrol(pool, world, 4)
+    assert await statuses(pool, world, [asked, loading, staged]) == ["granted"] * 3
+    assert await statuses(pool, other, [elsewhere]) == ["granted"]
+    await say(pool, world, ObservationKind.DOWNLOAD_STARTED, [loading])
+    await say(pool, world, ObservationKind.STAGED, [staged])
+
+    assert await halt_everything(pool) == 3
+    assert await pool.fetchval(EVERYTHING) == 0
+
+    rows = await pool.fetch("SELECT node_id, state FROM fleet.attempts")
+    found = {row["node_id"]: row["state"] for row in rows}
+    assert found == {asked: "recalled", loading: "recalled", elsewhere: "recalled", staged: "staged"}
+    told = await pool.fetch("SELECT data FROM event_log.inbox WHERE type = 'update.recalled.v1'")
+    assert {(row["data"]["node_id"], row["data"]["reason"], row["data"]["applied"]) for row in told} == {
+        (str(node), "everything halted", True) for node in (asked, loading, elsewhere)
+    }
+    stopped = await pool.fetch("SELECT node_id, stopped_by FROM fleet.staged_but_halted")
+    assert [tuple(row) for row in stopped] == [(staged, "halted_everywhere")]
+    assert await statuses(pool, world, [asked, staged]) == ["halted_everywhere"] * 2
+    assert await pool.fetchval("SELECT count(*) FROM fleet.quarantine") == 0
+
+    await pool.execute("UPDATE control.global_gate SET open = true")
+    assert await statuses(pool, world, [asked, loading]) == ["granted"] * 2
+    assert await statuses(pool, other, [elsewhere]) == ["granted"]
+    assert await pool.fetch("SELECT * FROM fleet.staged_but_halted") == []
+
+
+async def test_halting_everything_while_nodes_ask_and_report_lets_none_through_after_it(pool, world):
+    """Locks are taken in one order, so that nobody has to be sacrificed; no attempt stays open unstaged."""
+    await set_pace(pool, world, 1000)
+    nodes = await enrol(pool, world, 200)
+    asked = asyncio.Event()
+
+    async def grant_and_report(some: list[uuid.UUID]) -> None:
+        for node in some:
+            await statuses(pool, world, [node])
+            asked.set()
+            await say(pool, world, ObservationKind.DOWNLOAD_STARTED, [node])
+
+    async def halt_once_some_have_it() -> None:
+        await asked.wait()
+        await halt_everything(pool)
+
+    await asyncio.gather(halt_once_some_have_it(), *(grant_and_report(nodes[i::10]) for i in range(10)))
+
+    assert await pool.fetchval("SELECT count(*) FROM fleet.attempts WHERE closed_at IS NULL") == 0
+    moved = await types(pool, "update.%")
+    assert moved["update.recalled.v1"] == moved["update.offered.v1"] > 0
+    assert await grants_and_events(pool) == (0, 0)
+
+
+async def test_an_excluded_node_is_recalled_from_that_rollout_alone(pool, world):
+    """And counted where it has staged already."""
+    async with pool.acquire() as connection:
+        other = await make_world(connection, version="3033.2.9", arch="arm64")
+    here, elsewhere, staged = nodes = await enrol(pool, world, 3)
+    assert await statuses(pool, world, [here, staged]) == ["granted"] * 2
+    assert await statuses(pool, other, [elsewhere]) == ["granted"]
+    await say(pool, world, ObservationKind.STAGED, [staged])
+    await pool.execute(EXCLUDE_ALL + " WHERE rollout_id = $1", world.rollout_id)
+    recall = "SELECT fleet.recall_offer_v1($1, u.id, 'excluded', 'control') FROM unnest($2::uuid[]) AS u(id)"
+    assert [row[0] for row in await pool.fetch(recall, world.rollout_id, nodes)] == [True, False, False]
+    states = {row[0]: row[1] for row in await pool.fetch("SELECT node_id, state FROM fleet.attempts")}
+    assert states == {here: "recalled", elsewhere: "offered", staged: "staged"}
+    stopped = await pool.fetch("SELECT node_id, stopped_by FROM fleet.staged_but_halted")
+    assert [tuple(row) for row in stopped] == [(staged, "excluded")]
+
+
 # ---- completed rollouts, drills, failure domains
 
 

@@ -58,7 +58,7 @@ class Status:
                 **one(await connection.fetchrow(QUERIES["attempt_counts"], application_id, now - STUCK_AFTER)),
                 "quarantined": await connection.fetchval(QUERIES["quarantined"], application_id),
                 "on_withdrawn": await connection.fetchval(QUERIES["on_withdrawn"], application_id),
-                "will_boot_stopped": sum(changeset["will_boot"] for changeset in changesets),
+                "will_boot_stopped": await connection.fetchval(QUERIES["will_boot_stopped"], application_id),
             }
             ledger = one(await connection.fetchrow(QUERIES["ledger_state"]))
             followers = rows_of(await connection.fetch(QUERIES["followers"]))

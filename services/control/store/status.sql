@@ -32,6 +32,10 @@ SELECT c.changeset_id, a.name AS application, c.version, c.arch, g.state, g.reas
         OR EXISTS (SELECT FROM fleet.attempts t WHERE t.changeset_id = c.changeset_id AND t.closed_at IS NULL))
  ORDER BY g.changed_at DESC LIMIT 100;
 
+-- name: will_boot_stopped
+-- Nodes that will boot, at their next reboot, what is not offered to them any more.
+SELECT count(*) FROM fleet.staged_but_halted WHERE $1::uuid IS NULL OR application_id = $1;
+
 -- name: holds_in_force
 SELECT h.hold_id, h.changeset_id, a.name AS application, c.version, c.arch, h.segment, h.reason, h.held_by, h.held_at
   FROM control.holds h JOIN control.changesets c USING (changeset_id) JOIN control.applications a USING (application_id)

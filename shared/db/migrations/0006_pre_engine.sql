@@ -48,16 +48,17 @@ BEGIN
 END
 $$;
 
--- fleet.recall_offer_v1: takes back what a rollout has offered to one node, unless it is staged already: that will boot, and
--- counts. Returns whether there was something.
-CREATE FUNCTION fleet.recall_offer_v1(p_rollout_id uuid, p_node_id uuid, p_reason text, p_source text)
-RETURNS boolean LANGUAGE plpgsql AS $$
+-- fleet.recall_attempts_v1: ends open attempts, each with its event: neither good nor bad. The callers hold their locks.
+-- Returns how many there were.
+CREATE FUNCTION fleet.recall_attempts_v1(p_attempt_ids uuid[], p_reason text, p_source text) RETURNS integer LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    recalled integer;
 BEGIN
     WITH moved AS (
         UPDATE fleet.attempts t SET state = 'recalled', reason = p_reason, changed_at = clock_timestamp(),
                closed_at = clock_timestamp(), parked = false
-         WHERE t.rollout_id = p_rollout_id AND t.node_id = p_node_id AND t.closed_at IS NULL
-           AND t.state IN ('offered', 'downloading')
+         WHERE t.attempt_id = ANY (p_attempt_ids) AND t.closed_at IS NULL
         RETURNING t.*
     )
     INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
@@ -66,9 +67,27 @@ BEGIN
                'node_id', m.node_id, 'machine_id', n.machine_id, 'application_id', m.application_id,
                'attempt_id', m.attempt_id, 'rollout_id', m.rollout_id, 'changeset_id', m.changeset_id, 'group_id', m.group_id,
                'arch', m.arch, 'from_version', m.from_version, 'to_version', m.to_version, 'version', n.version,
-               'state_after', 'recalled', 'applied', true, 'reason', p_reason, 'source', 'control')),
+               'state_after', 'recalled', 'applied', true, 'reason', p_reason,
+               'source', CASE p_source WHEN 'analysis' THEN 'analysis' ELSE 'control' END)),
            m.attempt_id::text
-      FROM moved m LEFT JOIN fleet.nodes n ON n.node_id = m.node_id;
-    RETURN FOUND;
+      FROM moved m LEFT JOIN fleet.nodes n ON n.node_id = m.node_id
+     ORDER BY m.attempt_id;
+    GET DIAGNOSTICS recalled = ROW_COUNT;
+    RETURN recalled;
+END
+$$;
+
+-- fleet.recall_offer_v1: takes back what a rollout has offered to one node, unless it is staged already: that will boot, and
+-- counts. Returns whether there was something. Called under the global gate's lock, so that it is not offered anew meanwhile.
+CREATE FUNCTION fleet.recall_offer_v1(p_rollout_id uuid, p_node_id uuid, p_reason text, p_source text)
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    stopping uuid[];
+BEGIN
+    SELECT array_agg(open_one.attempt_id) INTO stopping FROM (
+        SELECT t.attempt_id FROM fleet.attempts t
+         WHERE t.rollout_id = p_rollout_id AND t.node_id = p_node_id AND t.closed_at IS NULL
+           AND t.state IN ('offered', 'downloading') FOR NO KEY UPDATE) AS open_one;
+    RETURN fleet.recall_attempts_v1(stopping, p_reason, p_source) > 0;
 END
 $$;

@@ -5,6 +5,7 @@
 CREATE INDEX rollouts_completed ON control.rollouts (group_id, arch, created_at DESC) WHERE state = 'completed';
 
 -- fleet.facts_v1: what is known of a node, as selectors and holds see it: what it tells wins over what operators imported.
+-- The rule of shared.domain.selector.known_facts.
 CREATE FUNCTION fleet.facts_v1(p_told jsonb, p_imported jsonb, p_alias text, p_arch text, p_version text)
 RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT p_imported || jsonb_strip_nulls(jsonb_build_object('alias', p_alias)) || p_told
@@ -230,38 +231,35 @@ END
 $$;
 DROP FUNCTION fleet.contact_v1(uuid[], uuid[], text[], text[], timestamptz[], interval);
 
+-- fleet.recall_v1 again: takes back the offers of a changeset (or of one rollout of it) that no node has staged yet; what is
+-- staged will boot, and counts. Returns how many there were.
+CREATE OR REPLACE FUNCTION fleet.recall_v1(p_changeset_id uuid, p_reason text, p_source text, p_rollout_id uuid DEFAULT NULL)
+RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    stopping uuid[];
+BEGIN
+    SELECT array_agg(open_one.attempt_id) INTO stopping FROM (
+        SELECT t.attempt_id FROM fleet.attempts t
+         WHERE t.changeset_id = p_changeset_id AND t.closed_at IS NULL AND t.state IN ('offered', 'downloading')
+           AND (p_rollout_id IS NULL OR t.rollout_id = p_rollout_id)
+         ORDER BY t.attempt_id FOR NO KEY UPDATE) AS open_one;
+    RETURN fleet.recall_attempts_v1(stopping, p_reason, p_source);
+END
+$$;
+
 -- fleet.recall_held_v1: takes back the offers of a changeset that no node of the segment has staged yet; nodes that do not
 -- tell a fact of it belong to it. Returns how many. Called under the locks of control.hold_segment_v1.
 CREATE FUNCTION fleet.recall_held_v1(p_changeset_id uuid, p_segment jsonb, p_reason text, p_source text)
 RETURNS integer LANGUAGE plpgsql AS $$
-#variable_conflict use_column
 DECLARE
-    recalled integer;
+    stopping uuid[];
 BEGIN
-    PERFORM 1 FROM fleet.attempts t WHERE t.changeset_id = p_changeset_id AND t.closed_at IS NULL
-      ORDER BY t.attempt_id FOR NO KEY UPDATE;
-    WITH moved AS (
-        UPDATE fleet.attempts t SET state = 'recalled', reason = p_reason, changed_at = clock_timestamp(),
-               closed_at = clock_timestamp(), parked = false
-          FROM fleet.nodes n
+    SELECT array_agg(open_one.attempt_id) INTO stopping FROM (
+        SELECT t.attempt_id FROM fleet.attempts t JOIN fleet.nodes n USING (node_id)
          WHERE t.changeset_id = p_changeset_id AND t.closed_at IS NULL AND t.state IN ('offered', 'downloading')
-           AND n.node_id = t.node_id
            AND fleet.in_segment_v1(p_segment, fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, t.from_version))
-        RETURNING t.*, n.machine_id, n.version AS node_version
-    )
-    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
-    SELECT gen_random_uuid(), 'update.recalled.v1', p_source, 'nodes/' || m.node_id, m.node_id::text, clock_timestamp(),
-           jsonb_strip_nulls(jsonb_build_object(
-               'node_id', m.node_id, 'machine_id', m.machine_id, 'application_id', m.application_id,
-               'attempt_id', m.attempt_id, 'rollout_id', m.rollout_id, 'changeset_id', m.changeset_id, 'group_id', m.group_id,
-               'arch', m.arch, 'from_version', m.from_version, 'to_version', m.to_version, 'version', m.node_version,
-               'state_after', 'recalled', 'applied', true, 'reason', p_reason,
-               'source', CASE p_source WHEN 'analysis' THEN 'analysis' ELSE 'control' END)),
-           m.attempt_id::text
-      FROM moved m
-     ORDER BY m.attempt_id;
-    GET DIAGNOSTICS recalled = ROW_COUNT;
-    RETURN recalled;
+         ORDER BY t.attempt_id FOR NO KEY UPDATE OF t) AS open_one;
+    RETURN fleet.recall_attempts_v1(stopping, p_reason, p_source);
 END
 $$;
 

@@ -289,7 +289,8 @@ BEGIN
             ELSIF r.kind = 'rolled_back' AND rebooted AND a.state IN ('recalled', 'failed') THEN
                 moves := ARRAY['rolled_back'];
                 applied := false;
-                quarantine := true;
+                -- A native node goes back since it was told to let go.
+                quarantine := a.state = 'failed' OR r.source <> 'native';
                 move_reason := 'after_' || a.state;
             ELSIF r.kind = 'updated' AND rebooted AND r.version = a.to_version
                   AND a.state IN ('recalled', 'failed', 'rolled_back') THEN

@@ -55,33 +55,16 @@ BEGIN
 END
 $$;
 
--- fleet.recall_nodes_v1: ends the open attempts of nodes that will not finish them, staged or not, each with its event: they
--- stay in n, and are neither good nor bad. The callers hold the nodes' locks.
-CREATE FUNCTION fleet.recall_nodes_v1(p_node_ids uuid[], p_reason text, p_source text)
-RETURNS TABLE (node_id uuid, attempt_id uuid, changeset_id uuid, rollout_id uuid) LANGUAGE plpgsql AS $$
-#variable_conflict use_column
+-- fleet.recall_nodes_v1: ends the open attempts of nodes that will not finish them, staged or not: they stay in n, and are
+-- neither good nor bad. Returns how many there were. The callers hold the nodes' locks.
+CREATE FUNCTION fleet.recall_nodes_v1(p_node_ids uuid[], p_reason text, p_source text) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    stopping uuid[];
 BEGIN
-    PERFORM 1 FROM fleet.attempts t WHERE t.node_id = ANY (p_node_ids) AND t.closed_at IS NULL
-      ORDER BY t.attempt_id FOR NO KEY UPDATE;
-    RETURN QUERY
-    WITH moved AS (
-        UPDATE fleet.attempts t SET state = 'recalled', reason = p_reason, changed_at = clock_timestamp(),
-               closed_at = clock_timestamp(), parked = false
-         WHERE t.node_id = ANY (p_node_ids) AND t.closed_at IS NULL
-        RETURNING t.*
-    ), told AS (
-        INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
-        SELECT gen_random_uuid(), 'update.recalled.v1', p_source, 'nodes/' || m.node_id, m.node_id::text, clock_timestamp(),
-               jsonb_strip_nulls(jsonb_build_object(
-                   'node_id', m.node_id, 'machine_id', n.machine_id, 'application_id', m.application_id,
-                   'attempt_id', m.attempt_id, 'rollout_id', m.rollout_id, 'changeset_id', m.changeset_id,
-                   'group_id', m.group_id, 'arch', m.arch, 'from_version', m.from_version, 'to_version', m.to_version,
-                   'version', n.version, 'state_after', 'recalled', 'applied', true, 'reason', p_reason, 'source', 'control')),
-               m.attempt_id::text
-          FROM moved m JOIN fleet.nodes n ON n.node_id = m.node_id
-         ORDER BY m.attempt_id
-    )
-    SELECT moved.node_id, moved.attempt_id, moved.changeset_id, moved.rollout_id FROM moved;
+    SELECT array_agg(open_one.attempt_id) INTO stopping FROM (
+        SELECT t.attempt_id FROM fleet.attempts t WHERE t.node_id = ANY (p_node_ids) AND t.closed_at IS NULL
+         ORDER BY t.attempt_id FOR NO KEY UPDATE) AS open_one;
+    RETURN fleet.recall_attempts_v1(stopping, p_reason, p_source);
 END
 $$;
 

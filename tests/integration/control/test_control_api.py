@@ -328,16 +328,27 @@ async def test_resuming_a_braked_small_group_tells_the_analysis(operator, app, p
     assert (await events("rollout."))[-2:] == ["rollout.paused.v1", "rollout.resumed.v1"]
 
 
-async def test_halting_everything(operator, app, events):
-    """The global gate shuts and opens once each; a rollout says why it stands still."""
+async def test_halting_everything(operator, app, events, fleet, pool):
+    """The global gate shuts and opens once each; what is not staged is recalled; a rollout says why it stands still."""
     channel_id = await operator.channel()
-    await operator.group()
+    group_id = await operator.group()
     (rollout_id,) = await operator.promote(channel_id, await operator.changeset("2.0.0"))
+    for number, state in enumerate(("offered", "downloading", "staged")):
+        await fleet.attempt(await fleet.node(f"node-{number}", group_id, "1.0.0"), rollout_id, state)
     assert (await operator.get("/halt"))["open"] is True
+    (await operator.ask("POST", "/halt", {"reason": "fire"}, dry_run="true")).ok()
+    assert (await operator.get(f"/rollouts/{rollout_id}"))["attempts"] == {"offered": 1, "downloading": 1, "staged": 1}
     for _ in range(2):
         gate = await operator.post("/halt", {"reason": "fire"})
         assert (gate["open"], gate["reason"]) == (False, "fire")
-    assert (await operator.get(f"/rollouts/{rollout_id}"))["standstill"] == "halted_everywhere"
+    found = await operator.get(f"/rollouts/{rollout_id}")
+    assert (found["standstill"], found["attempts"]) == ("halted_everywhere", {"recalled": 2, "staged": 1})
+    assert await events("update.") == ["update.recalled.v1"] * 2
+    assert (await operator.get("/status"))["nodes"]["will_boot_stopped"] == 1
+    acted = await pool.fetchval(
+        "SELECT data ->> 'subject' FROM event_log.inbox WHERE type = 'operator.acted.v1' ORDER BY position DESC LIMIT 1"
+    )
+    assert acted == "gates/global"
     told = await events("policy.")
     assert (await operator.post("/unhalt", {"reason": "out"}))["open"] is True
     assert len(await events("policy.")) == len(told) + 1

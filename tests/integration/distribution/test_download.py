@@ -268,6 +268,20 @@ async def test_a_withdrawal_refuses_downloads_with_its_reason(client, published,
             assert (await response.json(content_type="application/problem+json"))["reason"] == "it eats disks"
 
 
+async def test_what_was_recalled_while_everything_was_halted_stays_refused(client, published, pool):
+    """The node asks anew for an offer; without a token the payload is there again."""
+    assert await answers(client, published.token_path, 200)
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("UPDATE control.global_gate SET open = false, reason = 'fire'")
+        await connection.execute("SELECT fleet.recall_everything_v1('everything halted', 'control')")
+        await connection.execute("SELECT control.raise_policy_version_v1()")
+    await until(lambda: answers(client, published.token_path, 403, "halted"))
+    await pool.execute("UPDATE control.global_gate SET open = true")
+    await pool.execute("SELECT control.raise_policy_version_v1()")
+    await until(lambda: answers(client, published.path, 200))
+    await until(lambda: answers(client, published.token_path, 403, "recalled"))
+
+
 async def test_unknown_and_foreign_tokens_are_refused(client, published, publish):
     """A token of nobody, and the token of an attempt at something else."""
     other = await publish(b"another payload")

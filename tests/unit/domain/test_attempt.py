@@ -137,6 +137,14 @@ def test_a_rollback_after_a_recall_quarantines_and_counts_nothing(state):
     assert effect.reason == f"after_{state.value}"
 
 
+def test_a_native_node_that_goes_back_since_it_was_told_to_is_not_quarantined():
+    """It asks before it commits, and lets go; one whose attempt had failed rolled back by itself."""
+    obeyed = observe(NODE, attempt(State.RECALLED), say(Kind.ROLLED_BACK, OLD, "b", source=Source.NATIVE), EVERY)
+    assert (obeyed.moves, obeyed.applied, obeyed.quarantined) == (("rolled_back",), False, False)
+    failed = observe(NODE, attempt(State.FAILED), say(Kind.ROLLED_BACK, OLD, "b", source=Source.NATIVE), EVERY)
+    assert failed.quarantined
+
+
 def test_a_version_that_goes_back_in_a_new_boot_regressed():
     """Only from the target: a node that never left the old version says nothing new."""
     on_new = replace(NODE, version=NEW, boot_id="b")

@@ -141,6 +141,11 @@ STANDING = AttemptStanding("staged", None, "open", None, open=True)
         ({"gate_state": "halted", "gate_reason": "4 of 9 rolled back"}, "4 of 9 rolled back"),
         ({"gate_state": "withdrawn"}, "the changeset is withdrawn"),
         ({"open": False}, "everything is halted"),
+        ({"aborted": True}, "the rollout was aborted"),
+        ({"excluded": True}, "the node was excluded from the rollout"),
+        ({"held": True}, "the changeset is held for nodes like this one"),
+        ({"state": "probation", "open": False}, "everything is halted"),
+        ({"state": "probation", "aborted": True, "excluded": True, "held": True}, None),
     ],
 )
 def test_what_was_stopped_is_called_off(changes, reason):
