@@ -160,7 +160,8 @@ def plan(difference: Difference) -> tuple[Step, ...]:
     steps = [_step(change) for noun in (Noun.APPLICATION, Noun.CHANNEL) for change in by_noun[noun]]
     groups = by_noun[Noun.GROUP]
     steps += [_step(change) for change in _by_gates([one for one in groups if one.verb is not Verb.REMOVE])]
-    steps += [_step(change) for change in groups if change.verb is Verb.REMOVE]
+    # Those that wait go before those that they wait for.
+    steps += [_step(change) for change in reversed(_by_gates([one for one in groups if one.verb is Verb.REMOVE]))]
     steps += [
         Step(
             Verb.SET, Noun.GROUP, order.application, "", "", {"order": list(order.after)}, 0,

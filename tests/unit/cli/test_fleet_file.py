@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.cli.fleet_file import (
@@ -13,6 +13,7 @@ from services.cli.fleet_file import (
     Fleet,
     Noun,
     Thing,
+    gate_groups,
     omaha_id_of,
     parse,
     position_of,
@@ -21,7 +22,7 @@ from services.cli.fleet_file import (
     ring_of,
     shown,
 )
-from services.cli.fleet_plan import FieldChange, Verb, difference, merged_order, plan
+from services.cli.fleet_plan import FieldChange, Step, Verb, difference, merged_order, plan
 from shared.errors import InvalidInput
 
 WHOLE = """\
@@ -304,3 +305,102 @@ def test_things_have_names_for_people():
 def test_values_are_shown_as_the_file_could_have_them(name, value, words):
     """On one line, without what is a default."""
     assert shown(name, value) == words
+
+
+class Server:
+    """Does steps as the server does them, and refuses what it refuses."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.things = {each.key: dict(each.fields) for each in fleet.things}
+        self.orders = {name: list(order) for name, order in fleet.orders.items()}
+
+    def groups(self) -> dict[str, dict]:
+        return {key[2]: fields for key, fields in self.things.items() if key[0] is Noun.GROUP}
+
+    def check_gates(self) -> None:
+        groups = self.groups()
+        waits = {name: gate_groups(fields["policy"]) for name, fields in groups.items()}
+        assert all(wanted in groups for names in waits.values() for wanted in names), waits
+        assert not ring_of(waits)
+
+    def do(self, step: Step) -> None:
+        key = (step.noun, step.application, step.name, step.arch)
+        if "order" in step.body:
+            assert sorted(step.body["order"]) == sorted(self.orders[step.application])
+            self.orders[step.application] = list(step.body["order"])
+            return
+        if step.verb is Verb.REMOVE:
+            del self.things[key]
+            self.orders[step.application].remove(step.name)
+        else:
+            assert (key in self.things) == (step.verb is Verb.SET)
+            fields = self.things.setdefault(key, dict(DEFAULTS[step.noun]))
+            for name, value in step.body.items():
+                merged = {**fields["policy"], **value} if name == "policy" else value
+                fields[name] = {of: is_ for of, is_ in merged.items() if is_ is not None} if name == "policy" else value
+            if step.noun is Noun.GROUP and step.verb is Verb.ADD:
+                assert (Noun.CHANNEL, step.application, fields["channel"], "amd64") in self.things
+                order = self.orders[step.application]
+                last = order and not self.groups()[order[-1]]["selector"]
+                order.insert(len(order) - 1 if last and fields["selector"] else len(order), step.name)
+            self.orders.setdefault(step.application, [])
+        self.check_gates()
+
+    @property
+    def fleet(self) -> Fleet:
+        things = tuple(
+            Thing(noun=key[0], application=key[1], name=key[2], arch=key[3], fields=fields)
+            for key, fields in self.things.items()
+        )
+        return Fleet(things, {name: tuple(order) for name, order in self.orders.items()})
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> Fleet:
+    """One application, two channels, and groups whose gates wait for others without a ring."""
+    own = application().things
+    channels = [
+        Thing(noun=Noun.CHANNEL, application="os", name=name, arch="amd64", fields={"position": position,
+              "required_attestations": draw(st.sampled_from([[], ["k8s"]]))})
+        for name, position in (("beta", 1), ("stable", 2))
+    ]  # fmt: skip
+    ranks = draw(st.lists(st.sampled_from("abcde"), unique=True))
+    made = {}
+    for number, name in enumerate(ranks):
+        policy: dict = {}
+        if draw(st.booleans()):
+            policy["approval"] = draw(st.booleans())
+        if number and draw(st.booleans()):
+            policy["gates"] = [{"groups": draw(st.lists(st.sampled_from(ranks[:number]), min_size=1, unique=True))}]
+        made[name] = group(
+            name, channel=draw(st.sampled_from(["beta", "stable"])), selector={"oem": [name]}, policy=policy,
+            owner=draw(st.sampled_from(["", "us"])), nodes=draw(st.sampled_from([[], [f"m-{name}"]])),
+        )  # fmt: skip
+    order = draw(st.permutations(ranks))
+    rest = [group("rest", channel="stable")] if draw(st.booleans()) else []
+    groups = [*(made[name] for name in order), *rest]
+    fleet = Fleet((*own, *channels, *groups), {"os": tuple(each.name for each in groups)})
+    return parse(render(fleet, notes={}), "made")
+
+
+@settings(max_examples=30)
+@given(fleets(), fleets())
+def test_any_fleet_becomes_any_other_by_steps_that_are_allowed_each(live, wanted):
+    """Whatever stood there: gates name what is there at every step, and afterwards nothing differs."""
+    server = Server(live)
+    found = difference(wanted, server.fleet, prune=True)
+    for step in plan(found):
+        server.do(step)
+    assert difference(wanted, server.fleet, prune=True).nothing
+    assert difference(parse(render(server.fleet, notes={}), "again"), server.fleet, prune=True).nothing
+
+
+@settings(max_examples=30)
+@given(fleets(), fleets())
+def test_without_prune_what_the_file_does_not_name_stays_as_it_is(live, wanted):
+    """Its values and its place among the others that stay."""
+    server = Server(live)
+    found = difference(wanted, server.fleet)
+    assert all(change.verb is not Verb.REMOVE for change in found.changes)
+    left = {each.key: each.fields for each in found.left}
+    assert left == {each.key: each.fields for each in live.things if each.key not in {one.key for one in wanted.things}}
