@@ -192,10 +192,7 @@ async def add(
     publish: bool,
 ) -> None:
     """Add a changeset of APP: a draft, or with --payload or --flatcar and --publish all of it in one step."""
-    asked = _described(notes, source, components, packages, minimum)
-    for flag, why in (("floor", floor), ("dead_end", dead_end)):
-        if why is not None:
-            asked |= {flag: True, f"{flag}_reason": why}
+    asked = _described(notes, source, components, packages, minimum) | _marked(floor, dead_end)
     files: list[tuple[Path, str, str]] = []
     if directory is not None:
         if path is not None:
@@ -246,6 +243,15 @@ def _described(
     return asked
 
 
+def _marked(floor: str | None, dead_end: str | None) -> dict[str, Any]:
+    """The marks of a draft by their reasons; an empty reason takes one away."""
+    asked: dict[str, Any] = {}
+    for flag, why in (("floor", floor), ("dead_end", dead_end)):
+        if why is not None:
+            asked |= {flag: bool(why), f"{flag}_reason": why or None}
+    return asked
+
+
 def _pair(text: str) -> tuple[str, str]:
     name, equals, version = text.partition("=")
     if not equals or not name or not version:
@@ -260,6 +266,8 @@ def _pair(text: str) -> tuple[str, str]:
 @_component_option
 @_package_option
 @_minimum_option
+@click.option("--floor", metavar="WHY", help="Every node that comes from below takes it first; why. Empty: no floor.")
+@click.option("--dead-end", metavar="WHY", help="No update leads away from it; why. Empty: no dead end.")
 @app_option
 @arch_option
 @talks
@@ -273,13 +281,15 @@ async def change(
     components: tuple[str, ...],
     packages: tuple[str, ...],
     minimum: str | None,
+    floor: str | None,
+    dead_end: str | None,
     app: str | None,
     arch: str | None,
 ) -> None:
     """Change a draft; components and packages that are given replace all that it had."""
-    asked = _described(notes, source, components, packages, minimum)
+    asked = _described(notes, source, components, packages, minimum) | _marked(floor, dead_end)
     if not asked:
-        raise Refused("say what is to change: --notes, --source, --component, --package or --minimum-version")
+        raise Refused("say what is to change: --notes, --component, --floor, ... (`--help` has all)")
     changeset_id = await client.changeset_id(version, app=app, arch=arch)
     _show(output, await client.patch(f"/changesets/{changeset_id}", asked))
 

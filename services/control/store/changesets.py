@@ -121,7 +121,9 @@ class Changesets:
         async with self._database.change() as connection:
             known = await self._locked(connection, changeset_id)
             if known["state"] == "draft":
-                raise Conflict(f"changeset {known['version']} is a draft: change it, `uneventful changeset set`")
+                raise Conflict(
+                    f"changeset {known['version']} is a draft: change it, `uneventful changeset set --floor WHY`"
+                )
             floor = None if asked.floor == known["floor"] else asked.floor
             dead_end = None if asked.dead_end == known["dead_end"] else asked.dead_end
             if floor is not None or dead_end is not None:

@@ -113,6 +113,14 @@ async def test_what_cannot_be_added_is_said(terminal, tmp_path):
         *add, "3033.2.4", "--arch", "amd64", "--floor", "boot loader", "--dead-end", "old", "--package", "a=1"
     )
     assert (floor["floor_reason"], floor["dead_end_reason"], floor["packages"]) == ("boot loader", "old", {"a": "1"})
+    changed = await terminal.json("changeset", "set", "3033.2.4", "--floor", "a new boot loader", "--dead-end", "")
+    assert (changed["floor_reason"], changed["dead_end"], changed["dead_end_reason"]) == (
+        "a new boot loader",
+        False,
+        None,
+    )
+    mark = ("changeset", "mark", "3033.2.4", "--no-floor", "--reason", "x")
+    assert "changeset set" in await terminal.fails(1, *mark)
 
 
 async def test_tests_are_attached_demanded_and_overridden(terminal, tmp_path, operator):

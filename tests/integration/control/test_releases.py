@@ -475,6 +475,21 @@ async def test_a_promotion_needs_what_the_channel_demands(operator, app, someone
     assert (told["override_reason"], told["approved_by"]) == ("the lab is down", "some approver")
 
 
+async def test_an_operators_override_is_allowed_by_somebody_else(operator, app, someone):
+    """Asked for, approved, repeated with the approval: the history names both; one approval is for all of it."""
+    changeset_id, channel_id = await operator.changeset("2.0.0"), await operator.channel()
+    await operator.group(policy={"four_eyes": ["promote"]})
+    (await operator.ask("PATCH", f"/channels/{channel_id}", {"required_attestations": ["net"]})).ok()
+    asking, path = await someone(Role.OPERATOR), f"/channels/{channel_id}/promote"
+    asked = {"changeset": changeset_id, "override_reason": "the lab is down"}
+    approval = (await asking.ask("POST", path, asked)).body["approval_id"]
+    await (await someone(Role.APPROVER)).post(f"/approvals/{approval}/approve", {"reason": "seen"})
+    done = await asking.ask("POST", path, asked, headers={"Uneventful-Approval": approval})
+    assert len(done.ok()["rollouts"]) == 1
+    (entry,) = (await operator.get(f"/channels/{channel_id}/history"))["items"]
+    assert (entry["promoted_by"], entry["approved_by"]) == ("some operator", "some approver")
+
+
 async def test_with_its_attestations_a_changeset_is_promoted(operator, app):
     """No override is recorded where none was needed."""
     changeset_id, channel_id = await operator.changeset("2.0.0"), await operator.channel()
