@@ -131,7 +131,7 @@ def judge(gate: Gate, seen: GateEvidence, now: datetime, *, soak_share: float = 
     if seen.standing is not Standing.CLEAR:
         waits_for.append(f"{seen.subject}, which {_AGAINST[seen.standing]}")
     if seen.committed < gate.nodes:
-        waits_for.append(f"{gate.nodes - seen.committed} more nodes of {groups} to commit {seen.subject}")
+        waits_for.append(f"{_more(gate.nodes - seen.committed)} of {groups} to commit {seen.subject}")
     ends = None
     if seen.first_committed_at is None:
         waits_for.append(f"a soak of {_duration(gate.soak_s * soak_share)} on {groups}, which has not begun")
@@ -172,7 +172,7 @@ def _proof_wanted(gate: Gate, seen: GateEvidence, started: int) -> str:
         return f"another changeset: {_nodes(seen.bad)} ended badly, and no number of good ones makes up for it"
     if needed > started:
         return (
-            f"{needed - started} more good nodes to exclude a bad rate of {gate.max_bad_rate:.0%} "
+            f"{_more(needed - started, 'good ')} to exclude a bad rate of {gate.max_bad_rate:.0%} "
             f"({_nodes(needed)} with {seen.bad} bad)"
         )
     return f"the outcome of {_nodes(seen.pending)} that {'has' if seen.pending == 1 else 'have'} started"
@@ -183,6 +183,10 @@ def _excluded(good: int) -> str:
         return "excludes nothing"
     who = "1 good node excludes" if good == 1 else f"{good} good nodes exclude"
     return f"{who} only bad rates above {promotion.excluded_rate(good):.0%}"
+
+
+def _more(number: int, kind: str = "") -> str:
+    return f"{number} more {kind}{'node' if number == 1 else 'nodes'}"
 
 
 def _nodes(number: int) -> str:

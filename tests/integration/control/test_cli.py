@@ -297,7 +297,7 @@ async def test_a_rollout_is_steered(terminal, payload, fleet_of):
         "--policy", "approval=true", "--select", "site=fra",
     )  # fmt: skip
     shown = await terminal.text("rollout", "show", "prod")
-    assert "1 more nodes of all to commit 2.0.0" in shown
+    assert "1 more node of all to commit 2.0.0" in shown
     assert "a soak of 1 min on all, which has not begun" in shown
     assert "50% of the group" in shown
     assert "waiting_for_gate" in await terminal.text("rollout", "list", "--purpose", "update")

@@ -222,7 +222,7 @@ async def test_a_later_patch_soaks_itself_on_stable_canaries(story, operator):
     await story.end(on_canaries, story.nodes["canary"][:32])
     assert not begun(await story.pass_time(hours=2))
     assert (
-        "1 more good nodes to exclude a bad rate of 10%"
+        "1 more good node to exclude a bad rate of 10%"
         in (await story.show(shown["prod"]["rollout_id"]))["explanation"]
     )
     await story.end(on_canaries, story.nodes["canary"][32:34])

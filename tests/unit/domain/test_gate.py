@@ -33,7 +33,7 @@ def test_proof_opens_with_enough_good_nodes_after_the_soak():
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"committed": 19}, "1 more nodes of canary-eu, canary-us to commit 3066.1.1"),
+        ({"committed": 19}, "1 more node of canary-eu, canary-us to commit 3066.1.1"),
         ({"committed": 30}, "3 more good nodes to exclude a bad rate of 10% (33 nodes with 0 bad)"),
         ({"bad": 1}, "19 more good nodes to exclude a bad rate of 10% (60 nodes with 1 bad)"),
         ({"committed": 33, "pending": 1}, "the outcome of 1 node that has started"),
