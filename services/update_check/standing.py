@@ -149,7 +149,11 @@ class Standings:
         for event in changed:
             match event:
                 case NodeChanged(machine_id=str() as machine_id, application_id=str() as application_id):
-                    self.imported.pop((uuid.UUID(application_id), machine_id), None)
+                    key = (uuid.UUID(application_id), machine_id)
+                    self.imported.pop(key, None)
+                    if event.forgotten:
+                        # Should it ask again, it is a new node.
+                        self.cloned.discard(key)
                 case _:
                     pass
         self.imported.update(imported)

@@ -278,11 +278,9 @@ class Nodes:
         Raises:
             NotFound: There is no such node.
         """
-        async with self._database.change() as connection:
+        async with self._database.plain() as connection:
             node = await self.get(node_id, connection)
             await connection.fetchval(QUERIES["forget"], node_id, self._database.ids.uuid7(), reason, by, SOURCE)
-            # What was remembered of it, that it was cloned for one, is read anew.
-            await self._database.raise_policy_version(connection)
             return {"node_id": node_id, "machine_id": node["machine_id"], "forgotten": True}
 
     async def name(self, node_id: uuid.UUID, asked: requests.NodeName, *, by: str) -> Row:

@@ -6,6 +6,7 @@ import uuid
 from collections import Counter
 from dataclasses import replace
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -212,10 +213,15 @@ def test_quarantines_add_up_and_are_lifted_one_by_one():
 
 
 def test_clones_are_remembered():
-    """By the name that they share."""
+    """By the name that they share, until the node is forgotten: what asks by that name then is a new one."""
     standings = Standings()
     standings.apply(NodeCloned(node_id="n", machine_id="m1", application_id=str(APPLICATION)), "node.cloned.v1")
     assert standings.cloned == {KEYS[1]}
+    said = NodeChanged(node_id="n", by="ana", application_id=str(APPLICATION), machine_id="m1")
+    standings.take_imported([said], {})
+    assert standings.cloned == {KEYS[1]}
+    standings.take_imported([msgspec.structs.replace(said, forgotten=True)], {})
+    assert standings.cloned == set()
 
 
 def test_closed_states_are_the_domains():
