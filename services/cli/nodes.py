@@ -129,7 +129,7 @@ def boots_halted(item: Mapping[str, Any]) -> str:
     """What staged nodes will do, in words."""
     return (
         f"{item['nodes']} nodes will boot {cell(item['version'])} ({cell(item['arch'])}) at their next reboot, which "
-        f"is {cell(item['stopped_by'])}{': ' + cell(item['reason']) if item['reason'] else ''}."
+        f"is {cell(item['stopped_by']).replace('_', ' ')}{': ' + cell(item['reason']) if item['reason'] else ''}."
     )
 
 

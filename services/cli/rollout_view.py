@@ -90,13 +90,18 @@ def lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
     return shown
 
 
+def whom(item: Mapping[str, Any]) -> str:
+    """Whom to tell of a halt, and how loudly."""
+    named = " ".join(cell(part) for part in (item["group_owner"], item["group_contact"]) if part) or "nobody is named"
+    return f"{named}, {cell(item['severity'])}" if item["severity"] else named
+
+
 def _stopped(item: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Of a rollout that is halted or braked: whom to tell and how loudly, and what will boot it all the same."""
     gate = item["gate"]
     if gate["state"] == "open" and not gate["braked_reason"] and item["shown"] not in ("halted", "held", "braked"):
         return []
-    whom = " ".join(cell(part) for part in (item["group_owner"], item["group_contact"]) if part) or "nobody is named"
-    found = [("tell", f"{whom}{', ' + cell(item['severity']) if item['severity'] else ''}")]
+    found = [("tell", whom(item))]
     if item["staged_but_halted"]:
         found.append(("will boot it", f"{item['staged_but_halted']} nodes, at their next reboot"))
     return found

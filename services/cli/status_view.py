@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.rollout_view import number
+from services.cli.rollout_view import number, whom
 from services.cli.text import cell, moment, printable
 
 _STATE_STYLES: Final[Mapping[str, str]] = {
@@ -125,6 +125,8 @@ def how(rollout: Mapping[str, Any]) -> str:
         if len(waves) > 1:
             parts.append(f"wave {min(rollout['wave'] + 1, len(waves))}/{len(waves)}")
         parts += [f"{rollout['in_flight']} of {rollout['pace']} in flight", evidence(rollout)]
+    if rollout["shown"] == "halted":
+        parts.append(f"tell {whom(rollout)}")
     return ", ".join(part for part in parts if part)
 
 

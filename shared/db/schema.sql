@@ -899,7 +899,13 @@ BEGIN
     VALUES (p_event_id, kind, p_source, 'rollouts/' || p_rollout_id, r.changeset_id::text, clock_timestamp(),
             jsonb_strip_nulls(jsonb_build_object(
                 'rollout_id', r.rollout_id, 'changeset_id', r.changeset_id, 'group_id', r.group_id,
-                'state_before', r.state, 'state_after', p_to, 'reason', p_reason, 'by', p_by)),
+                'state_before', r.state, 'state_after', p_to, 'reason', p_reason, 'by', p_by))
+            || CASE WHEN p_to = 'halted' THEN coalesce((
+                   -- Whom to tell, and how loudly.
+                   SELECT jsonb_strip_nulls(jsonb_build_object(
+                              'severity', coalesce(r.policy ->> 'severity', 'page'), 'group_name', g.name,
+                              'owner', nullif(g.owner, ''), 'contact', nullif(g.contact, '')))
+                     FROM control.groups g WHERE g.group_id = r.group_id), '{}') ELSE '{}' END,
             p_rollout_id::text);
     IF p_to IN ('aborted', 'superseded') THEN
         PERFORM fleet.recall_v1(r.changeset_id, 'rollout ' || p_to, p_source, p_rollout_id);

@@ -292,7 +292,14 @@ class RolloutCreated(EventData, frozen=True, kw_only=True):
 
 
 class RolloutMoved(EventData, frozen=True, kw_only=True):
-    """A rollout went from one state to another."""
+    """A rollout went from one state to another.
+
+    Attributes:
+        severity: Of a halt: how loudly to tell it, by the policy of the rollout: ``page``, ``ticket`` or ``notice``.
+        group_name: Of a halt: the group as people call it.
+        owner: Of a halt: whose group it is; absent where nobody is named.
+        contact: Of a halt: where to tell it; absent where nothing is named.
+    """
 
     rollout_id: Id
     changeset_id: Id
@@ -301,6 +308,10 @@ class RolloutMoved(EventData, frozen=True, kw_only=True):
     state_after: Name
     by: Name
     reason: Text | None = None
+    severity: Name | None = None
+    group_name: Name | None = None
+    owner: Name | None = None
+    contact: Name | None = None
 
 
 class RolloutWidened(EventData, frozen=True, kw_only=True):

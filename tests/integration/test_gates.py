@@ -244,6 +244,34 @@ async def test_a_halt_pauses_the_same_versions_other_arch(pool, world):
     )
 
 
+@pytest.mark.parametrize(
+    ("policy", "named", "told"),
+    [
+        (None, "", {"severity": "page"}),
+        ({"severity": "ticket"}, "Platform", {"severity": "ticket", "owner": "Platform", "contact": "Platform"}),
+    ],
+)
+async def test_a_halted_rollout_says_whom_to_tell_and_how_loudly(pool, policy, named, told):
+    """By its own policy; no other move of a rollout does."""
+    async with pool.acquire() as connection:
+        world = await make_world(connection, policy=policy)
+    await pool.execute("UPDATE control.groups SET owner = $1, contact = $1", named)
+    name = await pool.fetchval("SELECT name FROM control.groups")
+    await halt(pool, world.changeset_id)
+    await resume(pool, world.changeset_id)
+
+    rows = await pool.fetch("SELECT type, data FROM event_log.inbox WHERE type LIKE 'rollout.%' ORDER BY position")
+    said = {
+        row["type"]: {key: row["data"].get(key) for key in ("severity", "group_name", "owner", "contact")}
+        for row in rows
+    }
+    nothing = dict.fromkeys(("severity", "group_name", "owner", "contact"))
+    assert said == {
+        "rollout.halted.v1": {**nothing, "group_name": name, **told},
+        "rollout.resumed.v1": nothing,
+    }
+
+
 async def test_two_archs_that_halt_at_once_do_not_wait_for_each_other(pool, world):
     """Both halts commit, in whatever order."""
     async with pool.acquire() as connection:

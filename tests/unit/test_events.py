@@ -61,6 +61,16 @@ def test_examples_decode_and_come_back_as_the_same_bytes(path):
     assert encode_data(data) == orjson.dumps(orjson.loads(bytes(envelope.data)), option=SORTED)
 
 
+def test_a_halt_from_before_it_said_whom_to_tell_decodes():
+    """What was added is optional, and absent again when it is written."""
+    data = example("rollout.halted.v1")["data"]
+    older = {name: data[name] for name in data if name not in ("severity", "group_name", "owner", "contact")}
+    read = decode_data(decode(raw_example("rollout.halted.v1", data=older)))
+    assert isinstance(read, types.RolloutMoved)
+    assert (read.severity, read.group_name, read.owner, read.contact) == (None, None, None, None)
+    assert orjson.loads(encode_data(read)) == older
+
+
 def test_unknown_fields_are_tolerated():
     """A newer writer of the same major may say more."""
     data = example("log.ticked.v1")["data"] | {"colour": "blue"}

@@ -247,7 +247,8 @@ CREATE UNLOGGED TABLE fleet.watched_polls (
     detail text
 );
 
--- control.transition_rollout_v1 again, with the states of a rollout that waits; see shared.domain.rollout.
+-- control.transition_rollout_v1 again, with the states of a rollout that waits, see shared.domain.rollout; the event of a halt
+-- says whom to tell.
 CREATE OR REPLACE FUNCTION control.transition_rollout_v1(
     p_rollout_id uuid, p_to text, p_reason text, p_by text, p_event_id uuid, p_source text
 ) RETURNS text LANGUAGE plpgsql AS $$
@@ -290,7 +291,13 @@ BEGIN
     VALUES (p_event_id, kind, p_source, 'rollouts/' || p_rollout_id, r.changeset_id::text, clock_timestamp(),
             jsonb_strip_nulls(jsonb_build_object(
                 'rollout_id', r.rollout_id, 'changeset_id', r.changeset_id, 'group_id', r.group_id,
-                'state_before', r.state, 'state_after', p_to, 'reason', p_reason, 'by', p_by)),
+                'state_before', r.state, 'state_after', p_to, 'reason', p_reason, 'by', p_by))
+            || CASE WHEN p_to = 'halted' THEN coalesce((
+                   -- Whom to tell, and how loudly.
+                   SELECT jsonb_strip_nulls(jsonb_build_object(
+                              'severity', coalesce(r.policy ->> 'severity', 'page'), 'group_name', g.name,
+                              'owner', nullif(g.owner, ''), 'contact', nullif(g.contact, '')))
+                     FROM control.groups g WHERE g.group_id = r.group_id), '{}') ELSE '{}' END,
             p_rollout_id::text);
     IF p_to IN ('aborted', 'superseded') THEN
         PERFORM fleet.recall_v1(r.changeset_id, 'rollout ' || p_to, p_source, p_rollout_id);

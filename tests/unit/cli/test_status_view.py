@@ -38,7 +38,8 @@ def rollout(**more: Any) -> dict[str, Any]:
         "version": "3975.2.1", "arch": "amd64", "group_name": "production", "shown": "running", "purpose": "update",
         "policy": {"waves": [{"fraction": 0.1}, {"fraction": 1}]}, "wave": 0, "in_flight": 3, "pace": 20,
         "nodes": {"total": 200, "on_target": 124}, "gate": {"evidence": None}, "eta": "2026-11-25T15:12:00Z",
-        "evidence": {"started": 130, "bad": 1, "ln_e": 0.81, "threshold": 4.6}, **more,
+        "evidence": {"started": 130, "bad": 1, "ln_e": 0.81, "threshold": 4.6},
+        "group_owner": "Platform", "group_contact": "#platform", "severity": "ticket", **more,
     }  # fmt: skip
 
 
@@ -71,7 +72,8 @@ def test_evidence_of_a_halt_goes_before_what_is_counted_now():
     text = shown(
         rollouts=[rollout(shown="halted", gate=halted, evidence=None), rollout(evidence=None, purpose="drill")]
     )
-    assert "4 bad of 12, ln E 5.0 of 4.6" in text
+    assert "4 bad of 12, ln E 5.0 of 4.6, tell Platform #platform, ticket" in text
+    assert text.count("tell ") == 1
     assert "drill" in text
 
 
