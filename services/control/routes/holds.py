@@ -53,5 +53,6 @@ ROUTES: Final = (
         "Hold",
         "Let the segment be offered the changeset again.",
         requests.Because,
+        approvable=True,
     ),
 )

@@ -54,7 +54,7 @@ class Steering:
                 await self._resume(connection, row, state, reason, by)
             elif state is not to:
                 await self._rollouts.transition(connection, rollout_id, to, reason, by)
-        return await self._rollouts.get(rollout_id)
+            return await self._rollouts.look(connection, rollout_id, self._database.clock.now())
 
     async def _four_eyes(
         self, connection: Connection, action: Action, rollout_id: uuid.UUID, reason: str
@@ -114,7 +114,7 @@ class Steering:
                         f"there is nothing to go back to from {row['version']}: the channel of the group "
                         f"{group['name']!r} has had no published changeset before it"
                     )
-        return await self._rollouts.get(rollout_id)
+            return await self._rollouts.look(connection, rollout_id, self._database.clock.now())
 
     async def approve(self, rollout_id: uuid.UUID, *, reason: str, by: str) -> Row:
         """Let a rollout go on that waits for an approver, or will; nothing is changed where it was approved.
@@ -132,7 +132,7 @@ class Steering:
                 await connection.execute(QUERIES["approve"], rollout_id, by, self._database.clock.now())
                 await self._tell(connection, row, "approved", by=by, reason=reason, approved_by=by)
                 await self._rollouts.advance(connection, rollout_id)
-        return await self._rollouts.get(rollout_id)
+            return await self._rollouts.look(connection, rollout_id, self._database.clock.now())
 
     async def expedite(self, rollout_id: uuid.UUID, *, reason: str, by: str) -> Row:
         """Relax soak, waves and windows of a rollout, within the bounds of its policy; once is enough.
@@ -159,7 +159,7 @@ class Steering:
                     )
                 await self._rollouts.advance(connection, rollout_id)
                 await self._database.raise_policy_version(connection)
-        return await self._rollouts.get(rollout_id)
+            return await self._rollouts.look(connection, rollout_id, self._database.clock.now())
 
     async def widen(self, rollout_id: uuid.UUID, *, fraction: float | None, reason: str, by: str) -> Row:
         """Begin the next wave now, or let so large a share of the group in; the pace holds all the same.
@@ -189,7 +189,7 @@ class Steering:
                 )
             wave = waves.wave_of(policy.waves, fraction)
             await self._rollouts.conducting.begin_wave(connection, row, conduct.BeginWave(wave, fraction, reason), by)
-        return await self._rollouts.get(rollout_id)
+            return await self._rollouts.look(connection, rollout_id, self._database.clock.now())
 
     async def cap(self, rollout_id: uuid.UUID, *, pace: int | None, reason: str, by: str) -> Row:
         """Bound the nodes of the group in flight below the analysis' pace; None takes the cap away.
@@ -205,7 +205,7 @@ class Steering:
                 await connection.execute(QUERIES["set_cap"], rollout_id, pace)
                 await self._tell(connection, row, "capped", by=by, reason=reason, pace_cap=pace)
                 await self._database.raise_policy_version(connection)
-        return await self._rollouts.get(rollout_id)
+            return await self._rollouts.look(connection, rollout_id, self._database.clock.now())
 
     async def exclude(self, rollout_id: uuid.UUID, node: str, *, excluded: bool, reason: str, by: str) -> Row:
         """Offer the changeset to a node no more in this rollout, or again.
@@ -238,7 +238,7 @@ class Steering:
                     connection, row, "node_excluded", by=by, reason=reason, node_id=str(node_id), lifted=not excluded
                 )
                 await self._database.raise_policy_version(connection)
-        return await self._rollouts.get(rollout_id)
+            return await self._rollouts.look(connection, rollout_id, self._database.clock.now())
 
     async def drill(self, group_id: uuid.UUID, node: str, *, reason: str, by: str) -> Row:
         """Send one node to another slot and back, on purpose, so that both ways are known to work.
@@ -275,7 +275,7 @@ class Steering:
                 reason=reason,
                 by=by,
             )
-        return await self._rollouts.get(rollout_id)
+            return await self._rollouts.look(connection, rollout_id, self._database.clock.now())
 
     async def _legs(self, connection: Connection, group: Row, node: Row, serving: Row) -> tuple[uuid.UUID, uuid.UUID]:
         """Where a drill leads, and where it comes back to."""

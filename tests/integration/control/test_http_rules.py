@@ -332,3 +332,24 @@ async def test_a_cursor_that_was_not_given_out_is_refused(operator, app):
         (await operator.ask("GET", "/groups", cursor=cursor)).refused(400, "invalid_input")
     (await operator.ask("GET", "/groups", sort="colour")).refused(400, "invalid_input")
     assert (await operator.get("/rollouts", application="os"))["items"] == []
+
+
+async def test_a_dry_run_of_a_move_shows_what_it_would_be(operator, app, fleet):
+    """Of a rollout, too: as it would be after the move, and as it is afterwards; a drill would be another one."""
+    channel_id, changeset_id = await operator.channel(), await operator.changeset("2.0.0")
+    group_id = await operator.group()
+    node_id = await fleet.node("m1", group_id, "1.0.0")
+    (rollout_id,) = await operator.promote(channel_id, changeset_id)
+    path = f"/rollouts/{rollout_id}"
+    for move, member, value in [
+        ("pause", "state", "paused"),
+        ("abort", "state", "aborted"),
+        ("cap", "pace_cap", 3),
+        ("exclude", "state", "running"),
+    ]:
+        body = BECAUSE | {"cap": {"pace": 3}, "exclude": {"node": str(node_id)}}.get(move, {})
+        dry = (await operator.ask("POST", f"{path}/{move}", body, dry_run="true")).ok()
+        assert dry[member] == value, move
+        assert dry["would"], move
+        assert (await operator.get(path))["state"] == "running"
+    assert (await operator.get(path))["pace_cap"] is None
