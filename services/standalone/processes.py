@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import pwd
+import random
 import signal
 import socket
 import stat
@@ -19,6 +21,8 @@ from services.standalone.errors import StartFailed
 
 _TAIL_LINES = 25
 _TAIL_BYTES = 16_384
+_PORTS = range(10_240, 49_152)
+"""Where ports are chosen from: above those that well-known services use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +69,29 @@ def can_reach(path: Path, account: Account | None) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """That many different TCP ports which were free on 127.0.0.1 a moment ago."""
-    with contextlib.ExitStack() as held:
-        ports = []
-        for _ in range(count):
-            probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            probe.bind(("127.0.0.1", 0))
-            ports.append(int(probe.getsockname()[1]))
-        return ports
+    """That many different TCP ports which were free on 127.0.0.1 a moment ago.
+
+    None of them is one that the system gives to outgoing connections: those come and go by the hundred while a service
+    starts, and one of them would take a port away between its choice and its use.
+    """
+    first, last = _given_to_connections()
+    lasting = [port for port in _PORTS if not first <= port <= last]
+    candidates = lasting if len(lasting) >= count else list(_PORTS)
+    random.SystemRandom().shuffle(candidates)
+    ports = list(itertools.islice(filter(port_is_free, candidates), count))
+    if len(ports) < count:
+        raise StartFailed(
+            f"fewer than {count} TCP ports are free on 127.0.0.1 from {_PORTS.start} to {_PORTS.stop - 1}"
+        )
+    return ports
+
+
+def _given_to_connections() -> tuple[int, int]:
+    try:
+        first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return 32_768, 65_535
+    return int(first), int(last)
 
 
 def port_is_free(port: int) -> bool:
