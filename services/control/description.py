@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from typing import Any, Final
 
 import msgspec
@@ -15,8 +14,10 @@ from services.control.routes import NDJSON, PUBLIC_PATHS, ROUTES, Route
 from services.control.routes.route import DRY_RUN
 from shared.domain.policy import Policy, RolloutParameters
 from shared.events import CONTENT_TYPE
+from shared.web.openapi import plain, print_yaml
 
 _REF: Final = "#/components/schemas/{name}"
+_OURS: Final = frozenset({"x-absent"})
 LOOKS: Final = {route.path: route.answer for route in ROUTES if route.looks}
 MEDIA_TYPES: Final = {"Description": "application/yaml", "Page": "text/html"}
 
@@ -65,7 +66,7 @@ def describe_api() -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "security": [{"bearer": []}],
-        "paths": _plain(paths),
+        "paths": plain(paths, _OURS),
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
             "responses": {
@@ -75,7 +76,7 @@ def describe_api() -> dict[str, Any]:
                 }
                 for status, text in _ERRORS.items()
             },
-            "schemas": _plain(ANSWERS | components),
+            "schemas": plain(ANSWERS | components, _OURS),
         },
     }
 
@@ -229,28 +230,9 @@ def _inline(schema: Any, components: dict[str, Any]) -> Any:
     return schema
 
 
-def _plain(value: Any) -> Any:
-    """Without what is ours alone, in a fixed order; patterns as JSON Schema has them, where ``$`` is the very end."""
-    if isinstance(value, dict):
-        return {
-            name: of.replace(r"\Z", "$") if name == "pattern" and isinstance(of, str) else _plain(of)
-            for name, of in value.items()
-            if name != "x-absent"
-        }
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
 def main() -> None:
     """Print the description as YAML."""
-    import yaml  # noqa: PLC0415  # only who changes the API needs it
-
-    class Unaliased(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  # yaml's own signature
-            return True
-
-    sys.stdout.write(yaml.dump(describe_api(), Dumper=Unaliased, sort_keys=False, allow_unicode=True, width=110))
+    print_yaml(describe_api())
 
 
 if __name__ == "__main__":

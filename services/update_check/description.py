@@ -5,7 +5,6 @@ The schemas are made from what decodes and encodes; Omaha's XML is described in 
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +12,7 @@ import msgspec
 from services.update_check.cincinnati import MAX_TEXT
 from services.update_check.native import Check, CheckAnswer, Enrol, Enrolled
 from services.update_check.poll import MAX_ARCH, MAX_MACHINE_ID, MAX_VERSION
+from shared.web.openapi import plain, print_yaml
 
 _REF: Final = "#/components/schemas/{name}"
 _BASES: Final = ("", "/cincinnati/{application}", "/cincinnati/{application}/{secret}")
@@ -54,7 +54,7 @@ def describe_api() -> dict[str, Any]:
                 "enrolment": {"type": "http", "scheme": "bearer", "description": "An enrolment token of a group."},
             },
             "responses": {status: _problem(text) for status, text in _PROBLEMS.items()},
-            "schemas": {**_plain(schemas), **_GRAPH},
+            "schemas": {**plain(schemas), **_GRAPH},
         },
     }
 
@@ -250,23 +250,9 @@ def _problem(text: str) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(of) for name, of in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(of) for of in value]
-    return value
-
-
 def main() -> None:
     """Print the description as YAML."""
-    import yaml  # noqa: PLC0415  # only who changes the API needs it
-
-    class Unaliased(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  # yaml's own signature
-            return True
-
-    sys.stdout.write(yaml.dump(describe_api(), Dumper=Unaliased, sort_keys=False, allow_unicode=True, width=110))
+    print_yaml(describe_api())
 
 
 if __name__ == "__main__":
