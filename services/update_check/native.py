@@ -13,6 +13,7 @@ import msgspec
 
 from services.update_check.configuration import ApplicationView, GroupView
 from services.update_check.poll import MAX_ARCH, MAX_MACHINE_ID, MAX_VERSION, Poll, told_first
+from shared.domain.attempt import UNSTAGED, WAITING
 from shared.domain.observation import ObservationSource
 from shared.errors import InvalidInput
 
@@ -20,7 +21,7 @@ MAX_FACTS: Final = 64
 POLL_JITTER: Final = 0.1
 """Nodes wait this share longer at most, each as it likes, so that they do not come all at once."""
 
-_BEFORE_REBOOT: Final = frozenset({"offered", "downloading", "staged", "awaiting_reboot"})
+_BEFORE_REBOOT: Final = frozenset(state.value for state in UNSTAGED | WAITING)
 _PRINTABLE: Final = r"^[^\x00-\x1f\x7f]*\Z"
 _MachineId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MACHINE_ID, pattern=_PRINTABLE)]
 _Version = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_VERSION, pattern=_PRINTABLE)]

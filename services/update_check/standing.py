@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from shared.domain.attempt import CLOSED, WAITING
 from shared.events.types import NodeChanged, NodeCloned, NodeQuarantined, UpdateEvent
 
-CLOSED_STATES = frozenset({"committed", "rolled_back", "failed", "presumed_lost", "recalled"})
+CLOSED_STATES = frozenset(state.value for state in CLOSED)
+"""Plain text, as rows and events have it: asked of every event."""
 
-_PARKABLE = frozenset({"staged", "awaiting_reboot"})
+_PARKABLE = frozenset(state.value for state in WAITING)
 
 NodeKey = tuple[uuid.UUID, str]
 """(application id, machine id): a node as it calls itself."""

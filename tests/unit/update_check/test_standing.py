@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.update_check.standing import CLOSED_STATES, OpenAttempt, Standings
-from shared.domain.attempt import CLOSED
 from shared.events.types import LogTicked, NodeChanged, NodeCloned, NodeQuarantined, ReportSource, UpdateEvent
 
 APPLICATION = uuid.UUID(int=1)
@@ -222,11 +221,6 @@ def test_clones_are_remembered():
     assert standings.cloned == {KEYS[1]}
     standings.take_imported([msgspec.structs.replace(said, forgotten=True)], {})
     assert standings.cloned == set()
-
-
-def test_closed_states_are_the_domains():
-    """One list, said twice for speed."""
-    assert {state.value for state in CLOSED} == CLOSED_STATES
 
 
 def test_facts_that_operators_import_are_those_of_the_rows():
