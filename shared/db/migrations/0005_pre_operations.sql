@@ -349,33 +349,6 @@ BEGIN
 END
 $$;
 
--- control.hold_segment_v1: no more of a changeset for a segment; takes the lock that grants take, so that none for what it
--- covers commits afterwards. Returns the hold; the same segment held twice is one hold.
-CREATE FUNCTION control.hold_segment_v1(
-    p_hold_id uuid, p_changeset_id uuid, p_segment jsonb, p_reason text, p_by text, p_evidence jsonb, p_event_id uuid, p_source text
-) RETURNS uuid LANGUAGE plpgsql AS $$
-DECLARE
-    known uuid;
-BEGIN
-    -- The global gate first, as grants lock it: the policy version is raised below.
-    PERFORM 1 FROM control.global_gate FOR NO KEY UPDATE;
-    PERFORM 1 FROM control.changeset_gates WHERE changeset_id = p_changeset_id FOR NO KEY UPDATE;
-    SELECT hold_id INTO known FROM control.holds
-     WHERE changeset_id = p_changeset_id AND segment = p_segment AND released_at IS NULL;
-    IF FOUND THEN
-        RETURN known;
-    END IF;
-    INSERT INTO control.holds (hold_id, changeset_id, segment, reason, held_by)
-    VALUES (p_hold_id, p_changeset_id, p_segment, p_reason, p_by);
-    INSERT INTO event_log.inbox (event_id, type, source, subject, partition_key, occurred_at, data, correlation_id)
-    VALUES (p_event_id, 'changeset.held.v1', p_source, 'changesets/' || p_changeset_id, p_changeset_id::text, clock_timestamp(),
-            jsonb_strip_nulls(jsonb_build_object('changeset_id', p_changeset_id, 'hold_id', p_hold_id, 'segment', p_segment,
-                'reason', p_reason, 'by', p_by, 'held', true, 'evidence', p_evidence)), p_changeset_id::text);
-    PERFORM control.raise_policy_version_v1();
-    RETURN p_hold_id;
-END
-$$;
-
 -- control.release_hold_v1: the segment may be offered the changeset again. Returns false where the hold is not in force.
 CREATE FUNCTION control.release_hold_v1(p_hold_id uuid, p_reason text, p_by text, p_event_id uuid, p_source text)
 RETURNS boolean LANGUAGE plpgsql AS $$

@@ -263,8 +263,9 @@ BEGIN
 END
 $$;
 
--- control.hold_segment_v1 again: what no node of the segment has staged is recalled too.
-CREATE OR REPLACE FUNCTION control.hold_segment_v1(
+-- control.hold_segment_v1: no more of a changeset for a segment; takes the lock that grants take, so that none for what it
+-- covers commits afterwards; what no node of it has staged is recalled. Returns the hold; the same segment held twice is one.
+CREATE FUNCTION control.hold_segment_v1(
     p_hold_id uuid, p_changeset_id uuid, p_segment jsonb, p_reason text, p_by text, p_evidence jsonb, p_event_id uuid, p_source text
 ) RETURNS uuid LANGUAGE plpgsql AS $$
 DECLARE
