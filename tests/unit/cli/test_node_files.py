@@ -7,15 +7,18 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from services.cli import node_file
 from services.cli.__main__ import cli
+from services.cli.confirm import confirm
 from services.cli.errors import Refused
 from services.cli.node_file import BATCH, MAX_LINE, batches, machines_of, rows_of
 from services.cli.node_watch import poll_line
+from services.cli.output import Output
 from services.cli.snippets import NodeOs, butane, snippet
 
 
@@ -170,6 +173,23 @@ def test_the_snippet_command_needs_no_server(tmp_path):
         assert run("--os", "flatcar", *wrong).exit_code == 2
     (tmp_path / "ready.json").write_text('{"services": {"update_check": {"url": "http://127.0.0.1:8701"}}}')
     assert "SERVER=http://127.0.0.1:8701/v1/update/" in run("--os", "flatcar").stdout
+
+
+@pytest.mark.parametrize(("typed", "status"), [("y\n", 0), ("n\n", 1)])
+def test_people_are_asked_before_nodes_move(typed, status, monkeypatch):
+    """On a terminal the answer decides; a program has to say --yes."""
+
+    @click.command()
+    @click.option("--json", "as_json", is_flag=True)
+    def move(*, as_json: bool) -> None:
+        confirm(Output(as_json=as_json), "3 nodes will move.", yes=False)
+
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    asked = CliRunner().invoke(move, input=typed)
+    assert asked.exit_code == status
+    assert "3 nodes will move." in asked.stderr
+    program = CliRunner().invoke(move, ["--json"], input=typed)
+    assert (program.exit_code, "say --yes" in program.stderr) == (1, True)
 
 
 def test_a_poll_is_one_line():
