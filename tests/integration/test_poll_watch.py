@@ -8,44 +8,22 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import asyncpg
 import pytest
-from aiohttp.test_utils import TestServer
 
-from services.update_check.app import make_app
 from services.update_check.keeper import SnapshotKeeper
 from services.update_check.path_secrets import digest_of
 from services.update_check.routes import KEEPER, WATCH
-from services.update_check.settings import Settings
 from services.update_check.watch import MAX_POLLS, PollWatch
 from shared.clock import SystemClock
-from shared.settings import Secret
 from shared.testing.rollouts import World, make_world, pretend_analysis_keeps_up
 
 sys.path.insert(0, str(Path(__file__).parent))
 from omaha_node import Node
-
-
-@asynccontextmanager
-async def serving(database_url: str, spool: Path, **changes) -> AsyncIterator[TestServer]:
-    settings = Settings(
-        **{
-            "database_url": Secret(database_url),
-            "distribution_url": "http://127.0.0.1:9",
-            "spool_dir": str(spool),
-            **changes,
-        }
-    )
-    server = TestServer(make_app(settings))
-    await server.start_server(access_log=None)
-    try:
-        yield server
-    finally:
-        await server.close()
+from update_check_server import serving
 
 
 @pytest.fixture

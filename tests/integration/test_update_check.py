@@ -7,7 +7,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -17,38 +16,17 @@ from aiohttp.test_utils import TestServer
 
 from services.standalone.postgres import PostgresServer
 from services.standalone.processes import free_ports
-from services.update_check.app import CHECKS, CONTACTS, KEEPER, SPOOL, make_app
+from services.update_check.app import CHECKS, CONTACTS, KEEPER, SPOOL
 from services.update_check.checks import MAX_DOMAINS
-from services.update_check.settings import Settings
 from shared.db import migrate
 from shared.db.pool import set_codecs
 from shared.omaha.request import Event
-from shared.settings import Secret
 from shared.testing.omaha_clients import update_engine_reads
 from shared.testing.rollouts import World, make_world, pretend_analysis_keeps_up
 
 sys.path.insert(0, str(Path(__file__).parent))
 from omaha_node import Node
-
-
-@asynccontextmanager
-async def serving(database_url: str, spool: Path, **changes) -> AsyncIterator[TestServer]:
-    """update_check as a real server on a free loopback port."""
-    settings = Settings(
-        **{
-            "database_url": Secret(database_url),
-            "distribution_url": "http://127.0.0.1:9/",
-            "spool_dir": str(spool),
-            "contact_flush_s": 0.05,
-            **changes,
-        }
-    )
-    server = TestServer(make_app(settings))
-    await server.start_server(access_log=None)
-    try:
-        yield server
-    finally:
-        await server.close()
+from update_check_server import serving
 
 
 @pytest.fixture

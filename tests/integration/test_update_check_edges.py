@@ -6,45 +6,24 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from services.update_check.app import KEEPER, make_app
-from services.update_check.settings import Settings
+from services.update_check.app import KEEPER
 from shared.db import connect
 from shared.domain.reasons import Reason
 from shared.omaha.request import Event
-from shared.settings import Secret
 from shared.testing.rollouts import World, make_world, pretend_analysis_keeps_up
 from shared.web import HEALTH
 
 sys.path.insert(0, str(Path(__file__).parent))
 from omaha_node import Node
+from update_check_server import serving
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-@asynccontextmanager
-async def serving(database_url: str, spool: Path, **changes) -> AsyncIterator[TestServer]:
-    settings = Settings(
-        **{
-            "database_url": Secret(database_url),
-            "distribution_url": "http://127.0.0.1:9",
-            "spool_dir": str(spool),
-            "contact_flush_s": 0.05,
-            **changes,
-        }
-    )
-    server = TestServer(make_app(settings))
-    await server.start_server(access_log=None)
-    try:
-        yield server
-    finally:
-        await server.close()
 
 
 @pytest.fixture
