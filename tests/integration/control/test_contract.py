@@ -25,7 +25,7 @@ from services.control.routes import PUBLIC_PATHS
 from tests.integration.control.contract import check, document
 
 load_all_checks()
-EXAMPLES = {GenerationMode.POSITIVE: 8, GenerationMode.NEGATIVE: 3}
+EXAMPLES = {GenerationMode.POSITIVE: 5, GenerationMode.NEGATIVE: 2}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
