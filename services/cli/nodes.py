@@ -107,7 +107,7 @@ _ANSWERED: Mapping[str, Any] = {
 @click.option("--parked", is_flag=True, help="Only those that have awaited their reboot for long.")
 @click.option("--gone", is_flag=True, help="Those that are gone instead of those that are there.")
 @click.option("--sort", type=click.Choice(_SORTS), default="node_id", show_default=True)
-@click.option("--descending", is_flag=True, help="The other way round.")
+@click.option("--order", type=click.Choice(["asc", "desc"]), help="Which way.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=200, show_default=True)
 @app_option
 @talks

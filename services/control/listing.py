@@ -67,24 +67,37 @@ def place_of(asked: Sorted, *, usually: SortOrder = SortOrder.ASC) -> Place:
         usually: Which way the list goes where the query does not say.
 
     Raises:
-        InvalidInput: The cursor is none that was given out.
+        InvalidInput: The cursor is none that was given out, or one of a list that is sorted otherwise.
     """
-    after, key = None, ""
-    if asked.cursor is not None:
-        name, _, encoded = asked.cursor.partition("~")
-        try:
-            after = uuid.UUID(name)
-            key = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
-        except (ValueError, binascii.Error) as fault:
-            raise InvalidInput("cursor is no `next` of a page: begin without one") from fault
-        if "\x00" in key:
-            raise InvalidInput("cursor is no `next` of a page: begin without one")
+    after, key = behind(asked.cursor, asked.sort)
     order = asked.order or usually
     return Place(after=after, key=key, sort=asked.sort.value, descending=order is SortOrder.DESC)
 
 
-def cursor_of(item: Mapping[str, Any], name: str) -> str:
+def behind(cursor: str | None, sort: enum.StrEnum | None = None) -> tuple[uuid.UUID | None, str]:
+    """The id and the key of the item that a page begins behind; None and no key at the start.
+
+    Raises:
+        InvalidInput: The cursor is none that was given out, or one of a list that is sorted otherwise.
+    """
+    if cursor is None:
+        return None, ""
+    name, _, rest = cursor.partition("~")
+    encoded, _, sorted_by = rest.partition("~")
+    if sorted_by != (sort or ""):
+        raise InvalidInput("cursor is of a list that is sorted otherwise: begin without one")
+    try:
+        after = uuid.UUID(name)
+        key = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+    except (ValueError, binascii.Error) as fault:
+        raise InvalidInput("cursor is no `next` of a page: begin without one") from fault
+    if "\x00" in key:
+        raise InvalidInput("cursor is no `next` of a page: begin without one")
+    return after, key
+
+
+def cursor_of(item: Mapping[str, Any], name: str, sort: enum.StrEnum | None = None) -> str:
     """The cursor of the page that follows an item; ``name`` is the member with its id."""
     key = item.get(SORT_KEY) or ""
     encoded = base64.urlsafe_b64encode(str(key).encode()).decode().rstrip("=")
-    return f"{item[name]}~{encoded}" if encoded else str(item[name])
+    return "~".join((str(item[name]), encoded, sort or "")).rstrip("~")

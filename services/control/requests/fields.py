@@ -93,11 +93,15 @@ class Page(Request, frozen=True, kw_only=True):
     cursor: uuid.UUID | None = None
 
 
+Cursor: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Fa-f-]{36}(~[A-Za-z0-9_-]{0,1000}){0,2}\Z")]
+"""Opaque: the ``next`` of the page before."""
+
+
 class SortedPage(Request, frozen=True, kw_only=True):
     """``cursor`` is the ``next`` of the page before, with the same ``sort`` and ``order``."""
 
     limit: Limit = 100
-    cursor: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Fa-f-]{36}(~[A-Za-z0-9_-]{0,1000})?\Z")] | None = None
+    cursor: Cursor | None = None
     order: SortOrder | None = None
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from services.control.paging import Cursor
 from services.control.requests.fields import (
     Arch,
+    Cursor,
     FactName,
     FactValue,
     Limit,
@@ -20,6 +20,7 @@ from services.control.requests.fields import (
     Reference,
     Request,
     Seq,
+    SortedPage,
     Version,
 )
 
@@ -52,7 +53,7 @@ class Lift(Request, frozen=True, kw_only=True):
     reason: Reason
 
 
-class NodesQuery(Request, frozen=True, kw_only=True):
+class NodesQuery(SortedPage, frozen=True, kw_only=True):
     """The filters hold together.
 
     ``state`` is that of the node's last attempt. ``fact`` is ``name=value``; several must all hold. ``stuck`` are
@@ -60,8 +61,6 @@ class NodesQuery(Request, frozen=True, kw_only=True):
     ``prefix`` is how the machine id or the alias begins; ``machine`` and ``alias`` are exact.
     """
 
-    limit: Limit = 100
-    cursor: Cursor | None = None
     application: Reference | None = None
     group: uuid.UUID | None = None
     version: Version | None = None
@@ -82,7 +81,6 @@ class NodesQuery(Request, frozen=True, kw_only=True):
     parked: bool = False
     fact: Annotated[tuple[FactFilter, ...], msgspec.Meta(max_length=8)] = ()
     sort: NodeSort = NodeSort.NODE_ID
-    descending: bool = False
 
 
 class NodeHistoryQuery(Request, frozen=True, kw_only=True):

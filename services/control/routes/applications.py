@@ -21,7 +21,7 @@ async def add_application(request: web.Request) -> web.Response:
 async def list_applications(request: web.Request) -> web.Response:
     """GET /applications."""
     asked = query(request, requests.ApplicationsQuery)
-    return page(await request.app[STORE].applications.listing(asked), asked.limit, "application_id")
+    return page(await request.app[STORE].applications.listing(asked), asked.limit, "application_id", sort=asked.sort)
 
 
 async def show_application(request: web.Request) -> web.Response:

@@ -22,7 +22,7 @@ async def add_changeset(request: web.Request) -> web.Response:
 async def list_changesets(request: web.Request) -> web.Response:
     """GET /changesets."""
     asked = query(request, requests.ChangesetsQuery)
-    return page(await request.app[STORE].changesets.listing(asked), asked.limit, "changeset_id")
+    return page(await request.app[STORE].changesets.listing(asked), asked.limit, "changeset_id", sort=asked.sort)
 
 
 async def show_changeset(request: web.Request) -> web.Response:

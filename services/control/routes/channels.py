@@ -31,7 +31,7 @@ async def add_channel(request: web.Request) -> web.Response:
 async def list_channels(request: web.Request) -> web.Response:
     """GET /channels."""
     asked = query(request, requests.ChannelsQuery)
-    return page(await request.app[STORE].channels.listing(asked), asked.limit, "channel_id")
+    return page(await request.app[STORE].channels.listing(asked), asked.limit, "channel_id", sort=asked.sort)
 
 
 async def show_channel(request: web.Request) -> web.Response:

@@ -19,7 +19,7 @@ async def add_group(request: web.Request) -> web.Response:
 async def list_groups(request: web.Request) -> web.Response:
     """GET /groups."""
     asked = query(request, requests.GroupsQuery)
-    return page(await request.app[STORE].groups.listing(asked), asked.limit, "group_id")
+    return page(await request.app[STORE].groups.listing(asked), asked.limit, "group_id", sort=asked.sort)
 
 
 async def show_group(request: web.Request) -> web.Response:

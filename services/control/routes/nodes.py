@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from services.control import requests
-from services.control.routes.route import STORE, by, get, path_id, post, query
+from services.control.routes.route import STORE, by, get, page, path_id, post, query
 from shared.web import json_response, read_json
 
 IMPORT_BYTES: Final = 4 * 1024 * 1024
@@ -15,8 +15,8 @@ IMPORT_BYTES: Final = 4 * 1024 * 1024
 
 async def list_nodes(request: web.Request) -> web.Response:
     """GET /nodes."""
-    items, following = await request.app[STORE].nodes.listing(query(request, requests.NodesQuery))
-    return json_response({"items": items, "next": following})
+    asked = query(request, requests.NodesQuery)
+    return page(await request.app[STORE].nodes.listing(asked), asked.limit, "node_id", sort=asked.sort)
 
 
 async def show_node(request: web.Request) -> web.Response:
@@ -87,8 +87,8 @@ async def import_nodes(request: web.Request) -> web.Response:
 
 async def list_quarantines(request: web.Request) -> web.Response:
     """GET /quarantines."""
-    items, following = await request.app[STORE].quarantines.listing(query(request, requests.QuarantinesQuery))
-    return json_response({"items": items, "next": following})
+    asked = query(request, requests.QuarantinesQuery)
+    return page(await request.app[STORE].quarantines.listing(asked), asked.limit, "changeset_id")
 
 
 async def lift_quarantines(request: web.Request) -> web.Response:

@@ -14,7 +14,7 @@ from shared.web import Role, json_response, read_json
 async def list_rollouts(request: web.Request) -> web.Response:
     """GET /rollouts."""
     asked = query(request, requests.RolloutsQuery)
-    return page(await request.app[STORE].rollouts.listing(asked), asked.limit, "rollout_id")
+    return page(await request.app[STORE].rollouts.listing(asked), asked.limit, "rollout_id", sort=asked.sort)
 
 
 async def show_rollout(request: web.Request) -> web.Response:

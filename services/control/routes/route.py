@@ -232,9 +232,9 @@ def by(request: web.Request) -> str:
 # Writing
 
 
-def page(items: Sequence[Mapping[str, Any]], limit: int, key: str) -> web.Response:
+def page(items: Sequence[Mapping[str, Any]], limit: int, key: str, *, sort: enum.StrEnum | None = None) -> web.Response:
     """A page, with the cursor of the next where it is full; ``key`` names the id in each item."""
-    following = cursor_of(items[-1], key) if len(items) == limit else None
+    following = cursor_of(items[-1], key, sort) if len(items) == limit else None
     shown = [{name: value for name, value in item.items() if name != SORT_KEY} for item in items]
     return json_response({"items": shown, "next": following})
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from services.control import node_why, publishing, requests
 from services.control.completion import SILENT_AFTER
-from services.control.paging import cursor_of, place_of
+from services.control.listing import place_of
 from services.control.standstill import Standstill
 from services.control.store.applications import Applications
 from services.control.store.base import SOURCE, Connection, Database, Row, one, rows_of, value_of
@@ -47,19 +47,18 @@ class Nodes:
         now = self._database.clock.now()
         return now - SILENT_AFTER, now - STAGED_LONG, list(node_why.STRANDED)
 
-    async def listing(self, asked: requests.NodesQuery) -> tuple[list[Row], str | None]:
-        """A page of nodes, and the cursor of the next.
+    async def listing(self, asked: requests.NodesQuery) -> list[Row]:
+        """A page of nodes.
 
         Raises:
             InvalidInput: A fact is asked for with two values, or the cursor is of another list.
             NotFound: There is no such application.
         """
         application_id = await self._applications.id_of(asked.application)
-        by_id = asked.sort is requests.NodeSort.NODE_ID and not asked.descending
-        behind, key = _behind(asked, by_id=by_id)
+        place = place_of(asked)
         kinds = [kind for kind in _KINDS if asked.stuck or getattr(asked, kind)]
         values = (
-            behind,
+            place.after,
             asked.limit,
             application_id,
             asked.group,
@@ -79,18 +78,10 @@ class Nodes:
             *self._stuck_since(),
         )
         pool = self._database.pool
-        if by_id:
-            found = rows_of(await pool.fetch(QUERIES["nodes"], *values))
-        else:
-            found = rows_of(await pool.fetch(QUERIES["nodes_sorted"], *values, asked.sort.value, asked.descending, key))
-        following = None
-        if len(found) == asked.limit:
-            last = found[-1]
-            node_id = str(last["node_id"])
-            following = cursor_of([node_id] if by_id else [asked.sort.value, last["key"], node_id])
-        for row in found:
-            row.pop("key", None)
-        return found, following
+        # By id the primary key has the order; that is how most lists are asked for.
+        if asked.sort is requests.NodeSort.NODE_ID and not place.descending:
+            return rows_of(await pool.fetch(QUERIES["nodes"], *values))
+        return rows_of(await pool.fetch(QUERIES["nodes_sorted"], *values, place.sort, place.descending, place.key))
 
     async def get(self, node_id: uuid.UUID, connection: Connection | None = None) -> Row:
         """One node with its facts, its attempts and its quarantines.
@@ -375,20 +366,6 @@ class Nodes:
             stale = [row["node_id"] for row in await connection.fetch(QUERIES["stale"], since, SWEEP_BATCH)]
             went = await self._gone(connection, stale, reason="retention", by=SOURCE) if stale else 0
         return back, went
-
-
-def _behind(asked: requests.NodesQuery, *, by_id: bool) -> tuple[uuid.UUID | None, str | None]:
-    """The place that a page begins behind: the node, and what it is sorted by."""
-    if asked.cursor is None:
-        return None, None
-    place = place_of(asked.cursor, 1 if by_id else 3)
-    try:
-        node_id = uuid.UUID(place[-1])
-    except ValueError as fault:
-        raise InvalidInput("the cursor belongs to another list", details={"field": "cursor"}) from fault
-    if not by_id and place[0] != asked.sort.value:
-        raise InvalidInput("the cursor belongs to a list that is sorted otherwise", details={"field": "cursor"})
-    return node_id, None if by_id else place[1]
 
 
 def _facts_of(pairs: Sequence[str]) -> dict[str, str] | None:

@@ -73,7 +73,7 @@ WITH page AS (
 )
 SELECT n.node_id, n.application_id, a.name AS application, n.machine_id, n.alias, n.group_id, g.name AS group_name, n.version,
        n.arch, n.dialect, n.address, n.cloned, n.last_contact_at, n.gone_at, n.last_answer, n.last_answer_at,
-       coalesce(t.state, 'none') AS state, fleet.stuck_v1(n, t, $18, $19, $20::text[]) AS stuck, page.key
+       coalesce(t.state, 'none') AS state, fleet.stuck_v1(n, t, $18, $19, $20::text[]) AS stuck, page.key AS sort_key
   FROM page
   JOIN fleet.nodes n USING (node_id)
   LEFT JOIN control.applications a USING (application_id)

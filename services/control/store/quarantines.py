@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Final
 
 from services.control import requests
-from services.control.paging import cursor_of, place_of
+from services.control.listing import SORT_KEY, behind
 from services.control.store.applications import Applications
 from services.control.store.base import SOURCE, Database, Row, rows_of
 from shared.db import Queries
-from shared.errors import InvalidInput
 
 QUERIES: Final = Queries.load("services.control.store", "quarantines.sql")
 SHOWN: Final = 20
@@ -26,20 +24,14 @@ class Quarantines:
         self._database = database
         self._applications = applications
 
-    async def listing(self, asked: requests.QuarantinesQuery) -> tuple[list[Row], str | None]:
-        """Counts by changeset and reason, and the cursor of the next page.
+    async def listing(self, asked: requests.QuarantinesQuery) -> list[Row]:
+        """Counts by changeset and reason.
 
         Raises:
             InvalidInput: The cursor is of another list.
         """
         application_id = await self._applications.id_of(asked.application)
-        changeset_id, reason = None, None
-        if asked.cursor is not None:
-            text, reason = place_of(asked.cursor, 2)
-            try:
-                changeset_id = uuid.UUID(text)
-            except ValueError as fault:
-                raise InvalidInput("the cursor belongs to another list", details={"field": "cursor"}) from fault
+        changeset_id, reason = behind(asked.cursor)
         found = rows_of(
             await self._database.pool.fetch(
                 QUERIES["quarantines"],
@@ -54,8 +46,8 @@ class Quarantines:
         )
         for row in found:
             row["machines"] = [machine for machine in row["machines"] if machine is not None]
-        full = len(found) == asked.limit
-        return found, cursor_of([str(found[-1]["changeset_id"]), found[-1]["reason"]]) if full else None
+            row[SORT_KEY] = row["reason"]
+        return found
 
     async def lift(self, asked: requests.QuarantinesLift, *, by: str) -> Row:
         """Let a changeset be offered again to the machines named, or to all of them, some thousands at a time.

@@ -104,10 +104,10 @@ async def test_nodes_are_sorted_and_paged(operator, group, fleet):
     assert sorted(await all_of()) == ["m0", "m1", "m2", "m3"]
     by_version = await all_of(sort="version")
     assert (set(by_version[:2]), by_version[2:]) == ({"m1", "m2"}, ["m0", "m3"])
-    assert await all_of(sort="version", descending="true") == by_version[::-1]
-    assert await all_of(sort="machine", descending="true") == ["m3", "m2", "m1", "m0"]
+    assert await all_of(sort="version", order="desc") == by_version[::-1]
+    assert await all_of(sort="machine", order="desc") == ["m3", "m2", "m1", "m0"]
     assert await all_of(sort="last_contact") == ["m3", "m2", "m1", "m0"]
-    assert await all_of(descending="true") == (await all_of())[::-1]
+    assert await all_of(order="desc") == (await all_of())[::-1]
     cursor = (await operator.get("/nodes", limit=1, sort="machine"))["next"]
     (await operator.ask("GET", "/nodes", sort="version", cursor=cursor)).refused(400, "invalid_input")
 

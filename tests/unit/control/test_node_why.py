@@ -6,8 +6,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from services.control.node_why import (
     NodeFacts,
@@ -17,11 +15,9 @@ from services.control.node_why import (
     history_line,
     summary,
 )
-from services.control.paging import cursor_of, place_of
 from services.control.standstill import Standstill
 from shared.domain.hold import Segment
 from shared.domain.reasons import EXPLANATIONS, Reason
-from shared.errors import InvalidInput
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ROLLOUT = RolloutFacts(
@@ -172,18 +168,3 @@ def test_answers_have_words():
 def test_history_in_words(kind, data, line):
     """One line per event."""
     assert history_line(kind, data) == line
-
-
-@given(st.lists(st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"])), min_size=1, max_size=4))
-def test_cursors_come_back_as_they_were(parts):
-    """Whatever stands in a name."""
-    assert place_of(cursor_of(parts), len(parts)) == parts
-    with pytest.raises(InvalidInput):
-        place_of(cursor_of(parts), len(parts) + 1)
-
-
-@pytest.mark.parametrize("cursor", ["x", "!!!!", cursor_of(["a\x00"]), "eyJhIjoxfQ"])
-def test_other_cursors_are_refused(cursor):
-    """Cut, foreign, or with what no column holds."""
-    with pytest.raises(InvalidInput):
-        place_of(cursor, 1)

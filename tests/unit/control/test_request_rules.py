@@ -26,6 +26,7 @@ from services.control.request_rules import (
     told_of,
 )
 from services.control.requests import GroupsQuery
+from services.control.requests.groups import GroupSort
 from services.control.scoping import ByReference, ByThing, Everything, Unnamed, check_scope, concern_of
 from services.control.tokens import KnownToken, principal_of
 from shared.domain.policy import Action
@@ -317,13 +318,16 @@ def test_one_policy_is_enough_to_want_four_eyes():
 )
 def test_a_cursor_comes_back_as_it_went(item_id, key, order):
     """The id and the key, whatever is in it."""
-    cursor = cursor_of({"group_id": item_id, SORT_KEY: key}, "group_id")
-    place = place_of(GroupsQuery(cursor=cursor, order=order))
+    cursor = cursor_of({"group_id": item_id, SORT_KEY: key}, "group_id", GroupSort.NAME)
+    place = place_of(GroupsQuery(cursor=cursor, sort=GroupSort.NAME, order=order))
     assert (place.after, place.key, place.descending) == (item_id, key, order is SortOrder.DESC)
     assert place_of(GroupsQuery(), usually=SortOrder.DESC).descending is True
 
 
-@pytest.mark.parametrize("cursor", ["x", f"{uuid.UUID(int=1)}~A", f"{uuid.UUID(int=1)}~_w", f"{uuid.UUID(int=1)}~AA"])
+@pytest.mark.parametrize(
+    "cursor",
+    ["x~~created", *(f"{uuid.UUID(int=1)}~{key}~created" for key in ("A", "_w", "AA")), f"{uuid.UUID(int=1)}~~name"],
+)
 def test_a_cursor_of_somebody_elses_making_is_refused(cursor):
     """It must not become a page that looks like the last one."""
     with pytest.raises(InvalidInput):
