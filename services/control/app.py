@@ -16,7 +16,8 @@ from services.control.auth import TokenCheck
 from services.control.completion import pause_s
 from services.control.key_files import KeyFiles
 from services.control.middleware import IDS, operation_middleware
-from services.control.routes import ROUTES, SESSION, SETTINGS, STORE, is_public
+from services.control.reference import page
+from services.control.routes import REFERENCE, ROUTES, SESSION, SETTINGS, STORE, is_public
 from services.control.settings import Settings
 from services.control.store import Store
 from services.control.tokens import KnownToken
@@ -50,6 +51,7 @@ def make_app(settings: Settings) -> web.Application:
     )
     app[SETTINGS] = settings
     app[IDS] = ids
+    app[REFERENCE] = page()
 
     async def database(app: web.Application) -> AsyncIterator[None]:
         pool = await create_pool(

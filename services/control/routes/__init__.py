@@ -25,9 +25,9 @@ from services.control.routes import (
     tokens,
 )
 from services.control.routes.ledger import NDJSON
-from services.control.routes.route import API, PUBLIC_PATHS, SESSION, SETTINGS, STORE, Route, is_public
+from services.control.routes.route import API, PUBLIC_PATHS, REFERENCE, SESSION, SETTINGS, STORE, Route, is_public
 
-__all__ = ["API", "NDJSON", "PUBLIC_PATHS", "ROUTES", "SESSION", "SETTINGS", "STORE", "Route", "is_public"]
+__all__ = ["API", "NDJSON", "PUBLIC_PATHS", "REFERENCE", "ROUTES", "SESSION", "SETTINGS", "STORE", "Route", "is_public"]
 
 ROUTES: Final = (
     *service.ROUTES,

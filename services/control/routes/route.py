@@ -24,6 +24,8 @@ from shared.web import PRINCIPAL, Role, json_response
 STORE: Final = web.AppKey("STORE", Store)
 SETTINGS: Final = web.AppKey("SETTINGS", Settings)
 SESSION: Final = web.AppKey("SESSION", aiohttp.ClientSession)
+REFERENCE: Final = web.AppKey("REFERENCE", bytes)
+"""The page of the API's description, which is made from the routes: so they are handed it."""
 
 API: Final = "/api/v1"
 DRY_RUN: Final = "dry_run"

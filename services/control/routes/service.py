@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from services.control.routes.route import SETTINGS, Scope, get
+from services.control.routes.route import REFERENCE, SETTINGS, Scope, get
 from shared.web import PRINCIPAL, json_response
 
 
@@ -34,15 +34,13 @@ async def openapi(_: web.Request) -> web.Response:
     return web.Response(body=text, headers={hdrs.CONTENT_TYPE: "application/yaml"})
 
 
-async def reference(_: web.Request) -> web.Response:
+async def reference(request: web.Request) -> web.Response:
     """GET /: the description as a page."""
-    from services.control.reference import page  # noqa: PLC0415  # it is made from the routes, which are made here
-
     headers = {
         hdrs.CONTENT_TYPE: "text/html; charset=utf-8",
         "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
     }
-    return web.Response(body=page(), headers=headers)
+    return web.Response(body=request.app[REFERENCE], headers=headers)
 
 
 ROUTES: Final = (
