@@ -23,12 +23,17 @@ import asyncpg
 import orjson
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from services.standalone.errors import StartFailed
 from services.standalone.postgres import PostgresServer
 from services.standalone.processes import free_ports
 from services.standalone.rabbitmq import RabbitNode
 from shared.db import create_pool, migrate
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 _MEMORY = Path("/dev/shm")  # noqa: S108  # directories are made there by mkdtemp
 _MEMORY_WANTED = 4 * 1024**3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -94,6 +93,10 @@ async def observe_middleware(request: web.Request, handler: Handler) -> web.Stre
         _SECONDS.observe(time.perf_counter() - started, (route,))
 
 
+_CANCEL_AGAIN_S: Final = 3.0
+"""Work that puts its things away has so long, and is told again then."""
+
+
 def background(
     name: str, work: Callable[[web.Application], Coroutine[Any, Any, None]]
 ) -> Callable[[web.Application], AsyncIterator[None]]:
@@ -118,12 +121,12 @@ def background(
         task.add_done_callback(ended)
         yield
         task.remove_done_callback(ended)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            try:
-                await task
-            except Exception as error:  # noqa: BLE001  # the service stops anyway; the error is kept in the log
-                if lifeline.error is not error:
-                    _log.warning("background.failed_while_stopping", name=name, exc_info=error)
+        # More than once if need be: Python 3.11's wait_for swallows a cancellation that meets a result.
+        while not task.done():
+            task.cancel()
+            await asyncio.wait((task,), timeout=_CANCEL_AGAIN_S)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and lifeline.error is not error:
+            _log.warning("background.failed_while_stopping", name=name, exc_info=error)
 
     return context

@@ -631,6 +631,27 @@ async def test_background_work_is_cancelled_at_the_end(tmp_path):
     assert seen == ["began", "ended"]
 
 
+async def test_background_work_that_misses_a_cancellation_is_cancelled_again(tmp_path, monkeypatch):
+    """A wait that ends as it is cancelled may swallow that; the service must stop all the same."""
+    monkeypatch.setattr("shared.web.app._CANCEL_AGAIN_S", 0.01)
+    missed: list[str] = []
+
+    def make(app: web.Application) -> None:
+        async def work(app: web.Application) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                missed.append("once")
+            await asyncio.Event().wait()
+
+        app.cleanup_ctx.append(background("mover", work))
+
+    async with asyncio.timeout(20), Life(tmp_path, make).running():
+        pass
+
+    assert missed == ["once"]
+
+
 @pytest.mark.parametrize("error", [InvalidInput("the mover fell over"), None])
 async def test_background_work_that_ends_takes_the_service_along(tmp_path, error):
     """A service whose mover is dead must not look alive."""
