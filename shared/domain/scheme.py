@@ -39,26 +39,6 @@ def channel_of(scheme: VersionScheme, version: str) -> str | None:
     return {"alpha": "alpha", "beta": "beta", "rc": "beta"}.get(stage.rstrip("0123456789"))
 
 
-def same_major(scheme: VersionScheme, one: str, other: str) -> bool:
-    """Whether two versions belong together: a stable release and the betas that led to it.
-
-    Calendar versions belong together within their year and month.
-    """
-    left, right = parse(one), parse(other)
-    if left is None or right is None:
-        return False
-    length = 2 if scheme is VersionScheme.CALENDAR else 1
-    return left.numbers[:length] == right.numbers[:length]
-
-
-def is_fix_of(scheme: VersionScheme, fix: str, of: str) -> bool:
-    """Whether ``fix`` is a later patch of the same release; builds do not matter. Calendar versions have no fixes."""
-    newer, older = parse(fix), parse(of)
-    if newer is None or older is None or scheme is VersionScheme.CALENDAR:
-        return False
-    return newer.numbers[:2] == older.numbers[:2] and newer.numbers[2] > older.numbers[2]
-
-
 def predecessor(scheme: VersionScheme, version: str, published: Iterable[str]) -> str | None:
     """The version whose soaking speaks for ``version``, out of those that were published; None where none does.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.domain.scheme import VersionScheme, channel_of, is_fix_of, predecessor, same_major
+from shared.domain.scheme import VersionScheme, channel_of, predecessor
 
 FLATCAR, SEMVER, CALENDAR = VersionScheme.FLATCAR, VersionScheme.SEMVER, VersionScheme.CALENDAR
 PUBLISHED = ["3066.0.0", "3066.1.0", "3066.1.2", "3066.1.10", "3033.1.4", "3066.2.1", "3066.1.1+build", "no version"]
@@ -57,29 +57,3 @@ def test_a_pre_release_comes_before_its_semantic_version():
     assert predecessor(SEMVER, "1.4.0", published) == "1.4.0-rc.1"
     assert predecessor(SEMVER, "1.4.1", published) is None
     assert predecessor(SEMVER, "1.4.0-rc.1", published) is None
-
-
-@pytest.mark.parametrize(
-    ("scheme", "fix", "of", "is_one"),
-    [
-        (FLATCAR, "3066.1.1", "3066.1.0", True),
-        (FLATCAR, "3066.1.1+build", "3066.1.0", True),
-        (FLATCAR, "3066.1.0", "3066.1.1", False),
-        (FLATCAR, "3066.2.1", "3066.1.0", False),
-        (SEMVER, "1.4.1", "1.4.0", True),
-        (CALENDAR, "2026.11.22", "2026.11.21", False),
-        (FLATCAR, "x", "3066.1.0", False),
-    ],
-)
-def test_fixes(scheme, fix, of, is_one):
-    """A later patch of the same release."""
-    assert is_fix_of(scheme, fix, of) is is_one
-
-
-def test_what_belongs_together():
-    """By the major; in calendars by year and month."""
-    assert same_major(FLATCAR, "3066.1.0", "3066.2.4")
-    assert not same_major(FLATCAR, "3066.1.0", "3033.2.4")
-    assert same_major(CALENDAR, "2026.11.01", "2026.11.22")
-    assert not same_major(CALENDAR, "2026.11.01", "2026.12.01")
-    assert not same_major(SEMVER, "x", "1.0.0")
