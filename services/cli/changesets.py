@@ -157,7 +157,7 @@ def changeset() -> None:
 @changeset.command("add")
 @click.argument("app")
 @click.argument("version", required=False)
-@click.option("--arch", help="Like amd64 or arm64; a Flatcar directory's path may say it.")
+@click.option("--arch", metavar="ARCH", help="Like amd64 or arm64; a Flatcar directory's path may say it.")
 @click.option("--kind", type=click.Choice(["image", "packages"]), default="image", show_default=True)
 @click.option("--flatcar", "directory", type=_DIRECTORY, help="A Flatcar release directory: all of it in one step.")
 @_notes_option
@@ -365,7 +365,7 @@ async def publish_one(
 
 
 @changeset.command("list")
-@click.option("--state", type=click.Choice(["draft", "published", "withdrawn"]))
+@click.option("--state", type=click.Choice(["draft", "published", "withdrawn"]), help="Only these.")
 @app_option
 @arch_option
 @talks

@@ -39,7 +39,7 @@ def channel() -> None:
 @channel.command("add")
 @click.argument("app")
 @click.argument("name")
-@click.option("--arch", required=True, help="Like amd64 or arm64.")
+@click.option("--arch", metavar="ARCH", required=True, help="Like amd64 or arm64.")
 @_position_option
 @_demand_option
 @talks
