@@ -20,9 +20,6 @@ INSERT INTO migrations.schema_version (version, compat_version) VALUES (0, 0) ON
 -- One runner at a time; waits for lock_timeout at most. The key is "uneventf" in ASCII.
 SELECT pg_advisory_lock(8461812309058024550)
 
--- name: unlock
-SELECT pg_advisory_unlock(8461812309058024550)
-
 -- name: has_tables
 SELECT to_regclass('migrations.schema_version') IS NOT NULL
 
