@@ -75,6 +75,17 @@ class WaveVerdict:
     until: datetime | None = None
 
 
+def soak_ends(wave: Wave, since: datetime, *, soak_share: float = 1.0) -> datetime:
+    """When the soak of a wave that began at ``since`` is over.
+
+    Args:
+        wave: The policy's.
+        since: When it began.
+        soak_share: How much of the soak is asked for; less than 1 for an expedited rollout.
+    """
+    return since + timedelta(seconds=wave.soak_s * soak_share)
+
+
 def wave_after(waves: Sequence[Wave], progress: WaveProgress, now: datetime, *, soak_share: float = 1.0) -> WaveVerdict:
     """Whether a rollout goes from the wave that runs to the next one.
 
@@ -91,7 +102,7 @@ def wave_after(waves: Sequence[Wave], progress: WaveProgress, now: datetime, *, 
         return WaveVerdict()
     if progress.nodes and not progress.wave_nodes:
         return WaveVerdict(following=progress.wave + 1)
-    ends = progress.since + timedelta(seconds=waves[progress.wave].soak_s * soak_share)
+    ends = soak_ends(waves[progress.wave], progress.since, soak_share=soak_share)
     waits_for = []
     everybody = progress.wave_nodes > 0 and progress.wave_committed == progress.wave_nodes
     if not progress.committed and not everybody:

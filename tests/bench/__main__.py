@@ -21,6 +21,8 @@ BENCHES = {
     "download": "downloads",
     "reports": "reports",
     "halt": "halts",
+    "dialects": "dialects",
+    "conductor": "conductor",
 }
 
 

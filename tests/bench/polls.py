@@ -140,7 +140,7 @@ async def update_check(stack: Stack, *, quick: bool) -> Result:
         one = await load(granting.plan(source, '<updatecheck status="ok"', **timing))
         found["granted"].append(check("granted", one))
         granted += one["sent"]
-    result.raw = {name: _brief(all_rounds) for name, all_rounds in found.items()}
+    result.raw = {name: brief(all_rounds) for name, all_rounds in found.items()}
     result.table = [row(name, all_rounds, found["hello"]) for name, all_rounds in found.items()]
     for name in ("no update", "held"):
         result.at_most(f"{name}: CPU against hello", ratio(found[name], found["hello"], "us", "service"), 2.5)
@@ -154,7 +154,8 @@ async def update_check(stack: Stack, *, quick: bool) -> Result:
     return result
 
 
-def _brief(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def brief(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The figures of each round that are worth keeping."""
     wanted = ("per_s", "us", "p50_ms", "p99_ms", "answered", "seconds")
     return [{name: one[name] for name in wanted} for one in rounds]
 
@@ -181,7 +182,7 @@ async def known_nodes(stack: Stack, *, quick: bool) -> Result:
                 found[size].append(check(f"{size}", await load(plan)))
     smallest = found[sizes[0]]
     for size in sizes:
-        result.raw[f"{size}"] = _brief(found[size])
+        result.raw[f"{size}"] = brief(found[size])
         result.table.append(
             {
                 "nodes known": f"{size:,}",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import orjson
 
 from shared.omaha.request import App, Event, Request
 from shared.testing.omaha_clients import render_request
@@ -75,6 +77,32 @@ def omaha_template(version: str, *events: Event, alias: str = "") -> tuple[bytes
     return before, middle, after
 
 
+def native_check(application: str, version: str) -> tuple[bytes, bytes, bytes]:
+    """A check exactly as an agent of our own sends it, cut where boot id and machine id belong."""
+    said = {
+        "application": application,
+        "boot_id": _BOOT,
+        "machine_id": _MACHINE,
+        "version": version,
+        "arch": "amd64",
+        "facts": {"track": "stable", "oem": "ami", "alephversion": "3033.2.0", "platform": "CoreOS"},
+    }
+    whole = http("POST", "/v1/check", orjson.dumps(said), "application/json")
+    before, rest = whole.split(_BOOT.encode())
+    middle, after = rest.split(_MACHINE.encode())
+    return before, middle, after
+
+
+def graph_request(application: str, version: str) -> tuple[bytes, bytes]:
+    """A request exactly as zincati sends it, cut where the node's uuid belongs."""
+    query = (
+        f"basearch=x86_64&stream=stable&os_version={version}&os_checksum={'ab' * 32}&node_uuid={_MACHINE}"
+        "&group=default&platform=metal&oci=false"
+    )
+    before, after = http("GET", f"/cincinnati/{application}/v1/graph?{query}").split(_MACHINE.encode())
+    return before, after
+
+
 @dataclass(frozen=True)
 class Fixed:
     """The same bytes for ever."""
@@ -89,28 +117,35 @@ class Polls:
     """Update checks of nodes ``first`` to ``first + count - 1``, over all connections; again and again if ``cycle``.
 
     What a node is called is looked up in a table made beforehand, so that the generator stays cheap.
+
+    Args:
+        request_of: The whole request of the node of a number.
+        first: Of the first node.
+        count: Of nodes.
+        cycle: Whether they ask again and again.
     """
 
-    def __init__(self, version: str, first: int, count: int, *, cycle: bool) -> None:
-        before, middle, after = omaha_template(version, STEADY)
+    def __init__(self, request_of: Callable[[int], bytes], first: int, count: int, *, cycle: bool) -> None:
+        numbers = range(first, first + count)
         if cycle and count <= 20_000:
-            ready = [
-                before + boot_id(n).encode() + middle + machine_id(n).encode() + after
-                for n in range(first, first + count)
-            ]
-            self._next: Iterator[bytes] = itertools.cycle(ready)
+            self._next: Iterator[bytes] = itertools.cycle(list(map(request_of, numbers)))
         else:
-            numbers = (
-                itertools.chain.from_iterable(itertools.repeat(range(first, first + count)))
-                if cycle
-                else iter(range(first, first + count))
-            )
-            self._next = (
-                b"%b%b%b%b%b" % (before, boot_id(n).encode(), middle, machine_id(n).encode(), after) for n in numbers
-            )
+            chosen = itertools.chain.from_iterable(itertools.repeat(numbers)) if cycle else numbers
+            self._next = map(request_of, chosen)
 
     def stream(self, _connection: int) -> Iterator[bytes]:
         return self._next
+
+
+def request_of(plan: dict[str, object]) -> Callable[[int], bytes]:
+    """How a node asks in the plan's dialect, Omaha unless it names another one."""
+    dialect, version, application = plan.get("dialect", "omaha"), str(plan["version"]), str(plan.get("application"))
+    if dialect == "cincinnati":
+        start, end = graph_request(application, version)
+        return lambda number: b"%b%b%b" % (start, machine_id(number).encode(), end)
+    template = native_check(application, version) if dialect == "native" else omaha_template(version, STEADY)
+    before, middle, after = template
+    return lambda number: b"%b%b%b%b%b" % (before, boot_id(number).encode(), middle, machine_id(number).encode(), after)
 
 
 WHOLE_UPDATE = ("download_started", "downloaded", "staged", "booted", "committed")
@@ -162,7 +197,7 @@ def make(plan: dict[str, object]) -> Fixed | Polls | Reports:
     if kind == "fixed":
         return Fixed(str(plan["request"]).encode("latin-1"))
     if kind == "polls":
-        return Polls(str(plan["version"]), int(plan["first"]), int(plan["count"]), cycle=bool(plan.get("cycle", True)))
+        return Polls(request_of(plan), int(plan["first"]), int(plan["count"]), cycle=bool(plan.get("cycle", True)))
     if kind == "reports":
         return Reports(plan)
     raise ValueError(f"no source is called {kind}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -17,7 +17,7 @@ from shared.domain import version as versions
 from shared.domain.gate import Gate, GateEvidence, GateVerdict, Standing, judge
 from shared.domain.policy import Policy
 from shared.domain.rollout import Purpose, RolloutState
-from shared.domain.waves import WaveProgress
+from shared.domain.waves import WaveProgress, soak_ends
 from shared.domain.windows import opening
 from shared.errors import Conflict, NotFound
 from shared.events import types
@@ -26,6 +26,30 @@ from shared.ledger import append
 QUERIES: Final = Queries.load("services.control.store", "conducting.sql")
 _MOST_STEPS: Final = 64
 """A rollout takes no more steps at once; there are fewer states and waves."""
+
+
+_T = TypeVar("_T")
+
+
+class Findings:
+    """What was found while rollouts were looked at, so that those that ask the same ask the database once.
+
+    Of use as long as nothing moves: `forget` what was found before a step.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, Any] = {}
+
+    async def once(self, key: Hashable, read: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """What ``read`` gives, read the first time that this is asked."""
+        if key not in self._found:
+            self._found[key] = await read()
+        found: _T = self._found[key]
+        return found
+
+    def forget(self) -> None:
+        """Have everything read again."""
+        self._found.clear()
 
 
 class Conducting:
@@ -40,13 +64,63 @@ class Conducting:
         Raises:
             NotFound: There is none.
         """
-        row = await connection.fetchrow(QUERIES["conducted"], rollout_id)
-        if row is None:
+        rows = await self.read_all(connection, [rollout_id])
+        if not rows:
             raise NotFound(f"there is no rollout {rollout_id}")
-        return dict(row)
+        return rows[rollout_id]
 
-    async def look(self, connection: Connection, row: Mapping[str, Any]) -> conduct.Situation:
-        """The situation of a rollout that `read` gave; what cannot matter in its state is not looked at."""
+    async def read_all(self, connection: Connection, rollout_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, Row]:
+        """Those of these rollouts that there are, as `read` gives them."""
+        rows = await connection.fetch(QUERIES["conducted"], list(rollout_ids))
+        return {row["rollout_id"]: dict(row) for row in rows}
+
+    async def wants(self, connection: Connection, row: Mapping[str, Any], findings: Findings) -> bool:
+        """Whether a rollout has a step to take or gates with news, as far as one sees without locks.
+
+        Args:
+            connection: Where to look.
+            row: From `read`.
+            findings: What was found of other rollouts.
+        """
+        now = self._database.clock.now()
+        if await self._soaks(connection, row, now):
+            return False
+        situation = await self.look(connection, row, findings)
+        if situation.gates and self.has_news(row, situation.gates):
+            return True
+        return conduct.conduct(situation, now) is not None
+
+    async def _soaks(self, connection: Connection, row: Mapping[str, Any], now: datetime) -> bool:
+        """Whether a rollout only has to wait for the soak of its wave, told without counting its nodes."""
+        if row["state"] != RolloutState.RUNNING.value or row["fraction"] >= 1:
+            return False
+        policy = msgspec.convert(dict(row["policy"]), Policy)
+        if policy.order is not None or row["wave"] + 1 >= len(policy.waves):
+            return False
+        share = conduct.soak_share(policy, expedited=row["expedited_at"] is not None)
+        if now >= soak_ends(policy.waves[row["wave"]], row["wave_since"], soak_share=share):
+            return False
+        version = await connection.fetchval(
+            QUERIES["version_in_wave"],
+            row["group_id"],
+            row["arch"],
+            row["changeset_id"],
+            row["fraction"],
+            now - completion.SILENT_AFTER,
+        )
+        # A wave without nodes does not soak.
+        return version is not None and (version == row["version"] or _takes(row, version))
+
+    async def look(
+        self, connection: Connection, row: Mapping[str, Any], findings: Findings | None = None
+    ) -> conduct.Situation:
+        """The situation of a rollout that `read` gave; what cannot matter in its state is not looked at.
+
+        Args:
+            connection: Where to look.
+            row: From `read`.
+            findings: What was found of other rollouts; None: everything is read.
+        """
         now = self._database.clock.now()
         policy = msgspec.convert(dict(row["policy"]), Policy)
         state = RolloutState(row["state"])
@@ -64,7 +138,7 @@ class Conducting:
             opening=opening(policy.windows, now, policy.expected_s),
             fraction=row["fraction"],
             order_stage=row["order_stage"],
-            gates=await self.judge_gates(connection, row, policy, now) if waits else (),
+            gates=await self.judge_gates(connection, row, policy, now, findings or Findings()) if waits else (),
             approved=row["approved_at"] is not None,
             expedited=expedited,
             wave=await self._wave(connection, row, policy, now) if running else None,
@@ -75,7 +149,7 @@ class Conducting:
     # Gates
 
     async def judge_gates(
-        self, connection: Connection, row: Mapping[str, Any], policy: Policy, now: datetime
+        self, connection: Connection, row: Mapping[str, Any], policy: Policy, now: datetime, findings: Findings
     ) -> tuple[GateVerdict, ...]:
         """What the gates of a rollout say, in the order of its policy.
 
@@ -85,10 +159,7 @@ class Conducting:
         if not policy.gates:
             return ()
         share = conduct.soak_share(policy, expedited=row["expedited_at"] is not None)
-        released = {
-            found["version"]: found["changeset_id"]
-            for found in await connection.fetch(QUERIES["released_versions"], row["application_id"], row["arch"])
-        }
+        released = await self._released(connection, row["application_id"], row["arch"], findings)
         scheme = schemes.VersionScheme(row["version_scheme"])
         before = schemes.predecessor(scheme, row["version"], released)
         verdicts = []
@@ -99,7 +170,9 @@ class Conducting:
             said = [
                 judge(
                     gate,
-                    await self._gate_evidence(connection, gate, row, subject, now),
+                    await self._gate_evidence(
+                        connection, gate, row["application_id"], subject, now=now, findings=findings
+                    ),
                     now,
                     soak_share=share,
                 )
@@ -108,17 +181,40 @@ class Conducting:
             verdicts.append(max(said, key=lambda verdict: (verdict.open, verdict.committed)))
         return tuple(verdicts)
 
+    @staticmethod
+    async def _released(
+        connection: Connection, application_id: uuid.UUID, arch: str, findings: Findings
+    ) -> dict[str, uuid.UUID]:
+        """The changesets of an application and arch that were published, by version."""
+
+        async def read() -> dict[str, uuid.UUID]:
+            rows = await connection.fetch(QUERIES["released_versions"], application_id, arch)
+            return {row["version"]: row["changeset_id"] for row in rows}
+
+        return await findings.once(("released", application_id, arch), read)
+
+    @staticmethod
     async def _gate_evidence(
-        self, connection: Connection, gate: Gate, row: Mapping[str, Any], subject: tuple[str, uuid.UUID], now: datetime
+        connection: Connection,
+        gate: Gate,
+        application_id: uuid.UUID,
+        subject: tuple[str, uuid.UUID],
+        *,
+        now: datetime,
+        findings: Findings,
     ) -> GateEvidence:
         version, changeset_id = subject
-        standing = one(await connection.fetchrow(QUERIES["standing"], changeset_id))
-        counts = one(
-            await connection.fetchrow(
-                QUERIES["gate_evidence"], changeset_id, row["application_id"], list(gate.groups), now
+
+        async def read() -> GateEvidence:
+            standing = one(await connection.fetchrow(QUERIES["standing"], changeset_id))
+            counts = one(
+                await connection.fetchrow(
+                    QUERIES["gate_evidence"], changeset_id, application_id, list(gate.groups), now
+                )
             )
-        )
-        return GateEvidence(subject=version, standing=_standing(standing), **counts)
+            return GateEvidence(subject=version, standing=_standing(standing), **counts)
+
+        return await findings.once(("evidence", changeset_id, application_id, gate.groups), read)
 
     @staticmethod
     def has_news(row: Mapping[str, Any], gates: Sequence[GateVerdict]) -> bool:

@@ -1,5 +1,5 @@
 -- name: conducted
--- One rollout with everything that decides what it does next.
+-- Rollouts with everything that decides what they do next.
 SELECT r.rollout_id, r.group_id, g.name AS group_name, r.changeset_id, c.version, r.arch, r.application_id, r.channel_id,
        a.version_scheme, r.state, r.purpose, r.leaves_version, r.only_machines, r.then_changeset_id, r.pace, r.policy, r.gates,
        r.wave, coalesce(r.wave_since, r.changed_at) AS wave_since, r.fraction, r.order_stage, r.approved_at, r.expedited_at,
@@ -11,7 +11,7 @@ SELECT r.rollout_id, r.group_id, g.name AS group_name, r.changeset_id, c.version
   JOIN control.applications a ON a.application_id = r.application_id
   JOIN control.changeset_gates gate ON gate.changeset_id = r.changeset_id
  CROSS JOIN control.global_gate everything
- WHERE r.rollout_id = $1;
+ WHERE r.rollout_id = ANY ($1::uuid[]);
 
 -- name: released_versions
 -- Versions of an application and arch that were published, those withdrawn since included.
@@ -69,6 +69,14 @@ SELECT n.version, count(*) AS nodes,
         OR coalesce(array_position($7::text[], fleet.facts_v1(n.facts, n.imported_facts, n.alias, n.arch, n.version) ->> $6) - 1,
                     cardinality($7)) <= $8)
  GROUP BY n.version;
+
+-- name: version_in_wave
+-- What one of the group's live nodes of an arch that the wave lets in runs; NULL where there is none.
+SELECT n.version
+  FROM fleet.nodes n
+ WHERE n.group_id = $1 AND n.arch = $2 AND n.gone_at IS NULL AND NOT n.cloned AND n.last_contact_at >= $5
+   AND fleet.position_v1(n.machine_id, $3) < $4
+ LIMIT 1;
 
 -- name: stage_by_version
 -- The group's live nodes of an arch, of the order's stages so far, by version: those that could be updated, or are in flight.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -24,7 +25,7 @@ from services.control.store.base import (
     value_of,
 )
 from services.control.store.changesets import Changesets
-from services.control.store.conducting import Conducting
+from services.control.store.conducting import Conducting, Findings
 from services.control.store.global_gate import GlobalGate
 from shared.db import Queries
 from shared.domain import version as versions
@@ -417,12 +418,7 @@ class Rollouts:
         Returns:
             The rollouts that moved, each with its step.
         """
-        taken: list[tuple[uuid.UUID, conduct.Step]] = []
-        for candidate in await self._database.pool.fetch(QUERIES["to_conduct"]):
-            try:
-                taken += await self._conduct(candidate["rollout_id"], candidate["group_id"])
-            except UneventfulError as fault:
-                _log.error("rollout.not_conducted", rollout_id=str(candidate["rollout_id"]), cause=fault.message)
+        taken = await self._take_steps()
         for created in [
             *await self._follow_pins(),
             *await self._create_floors(),
@@ -431,21 +427,47 @@ class Rollouts:
             taken.append((created, conduct.Move(RolloutState.CREATED)))
         return taken
 
+    async def _take_steps(self) -> list[tuple[uuid.UUID, conduct.Step]]:
+        taken: list[tuple[uuid.UUID, conduct.Step]] = []
+        waiting = deque(
+            (row["rollout_id"], row["group_id"]) for row in await self._database.pool.fetch(QUERIES["to_conduct"])
+        )
+        first = True
+        while (found := await self._next_that_wants(waiting, at_once=first)) is not None:
+            # What was found before may be otherwise after a step: those that follow are looked at anew.
+            first = False
+            try:
+                taken += await self._conduct(*found)
+            except UneventfulError as fault:
+                _tell_not_conducted(found[0], fault)
+        return taken
+
+    async def _next_that_wants(
+        self, waiting: deque[tuple[uuid.UUID, uuid.UUID]], *, at_once: bool
+    ) -> tuple[uuid.UUID, uuid.UUID] | None:
+        """Take rollouts (and their groups) off the queue up to the first one that has something to do.
+
+        Args:
+            waiting: Those that are to be looked at.
+            at_once: Whether to read them all by one query: most of the time none of them has anything to do.
+        """
+        findings = Findings()
+        async with self._database.pool.acquire() as connection:
+            rows = await self.conducting.read_all(connection, [one_of[0] for one_of in waiting]) if at_once else {}
+            while waiting:
+                rollout_id, group_id = waiting.popleft()
+                try:
+                    row = rows.get(rollout_id) or await self.conducting.read(connection, rollout_id)
+                    if await self.conducting.wants(connection, row, findings):
+                        return rollout_id, group_id
+                except UneventfulError as fault:
+                    _tell_not_conducted(rollout_id, fault)
+        return None
+
     async def _conduct(self, rollout_id: uuid.UUID, group_id: uuid.UUID) -> list[tuple[uuid.UUID, conduct.Step]]:
-        if not await self._wants(rollout_id):
-            return []
         async with self._database.change() as connection:
             await self.conducting.lock_gates(connection, [group_id], [])
             return [(rollout_id, step) for step in await self.advance(connection, rollout_id)]
-
-    async def _wants(self, rollout_id: uuid.UUID) -> bool:
-        """Whether a rollout has a step to take or gates with news, as far as one sees without locks."""
-        async with self._database.pool.acquire() as connection:
-            row = await self.conducting.read(connection, rollout_id)
-            situation = await self.conducting.look(connection, row)
-        if situation.gates and self.conducting.has_news(row, situation.gates):
-            return True
-        return conduct.conduct(situation, self._database.clock.now()) is not None
 
     async def advance(self, connection: Connection, rollout_id: uuid.UUID) -> list[conduct.Step]:
         """Take all steps that a rollout can take now, and the second leg of a drill whose first one is done.
@@ -557,6 +579,10 @@ class Rollouts:
         return await self.create(
             connection, group, changeset, purpose=Purpose.DOWNGRADE, leaves_version=leaves, reason=reason, by=by
         )
+
+
+def _tell_not_conducted(rollout_id: uuid.UUID, fault: UneventfulError) -> None:
+    _log.error("rollout.not_conducted", rollout_id=str(rollout_id), cause=fault.message)
 
 
 def _verdict(row: Mapping[str, Any] | None) -> Row | None:
