@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
+
 from services.update_check.configuration import ApplicationView, Configuration, RolloutView
 from services.update_check.poll import MAX_ARCH, MAX_MACHINE_ID, MAX_VERSION, Poll, told_first
 from shared.domain.observation import ObservationSource
@@ -26,6 +28,8 @@ from shared.errors import InvalidInput
 PREFIX: Final = "org.fedoraproject.coreos."
 MAX_TEXT: Final = 512
 """The longest value of a query parameter: a pullspec fits."""
+MAX_DRAWN: Final = 256
+"""Graphs of an application and arch that are remembered: versions and checksums are the nodes' words."""
 LEAST_WARINESS: Final = 1e-6
 """Of a node that does not say how wary it is: 0 is for those that say so."""
 
@@ -216,8 +220,13 @@ class Query:
     group: str
     platform: str
     oci: bool
-    wariness: float
-    says_wariness: bool
+    told_wariness: float | None = None
+    """What the node says itself."""
+
+    @property
+    def wariness(self) -> float:
+        """What the node says, else what its hash tells; that takes a while."""
+        return wariness_of(self.node_uuid, None) if self.told_wariness is None else self.told_wariness
 
     @property
     def arch(self) -> str:
@@ -251,8 +260,9 @@ def query_of(given: Mapping[str, str]) -> Query:
         group=given.get("group", ""),
         platform=given.get("platform", ""),
         oci=oci in {"true", "1"},
-        wariness=wariness_of(given["node_uuid"], given.get("rollout_wariness")),
-        says_wariness="rollout_wariness" in given,
+        told_wariness=wariness_of(given["node_uuid"], told)
+        if (told := given.get("rollout_wariness")) is not None
+        else None,
     )
 
 
@@ -295,24 +305,33 @@ def poll_of(
 
 def overlaid(releases: Iterable[Release], configuration: Configuration, poll: Poll) -> list[Release]:
     """Releases with what the node's group rolls out now: what it serves has a throttle, its share of the group."""
-    group = poll.group
-    rollouts = group.rollouts.get(poll.arch) if group is not None and poll.arch is not None else None
-    if rollouts is None or group is None:
-        return list(releases)
-    served: dict[str, RolloutView] = {}
-    if configuration.open and group.updates_enabled and not poll.application.observe_only:
-        views = (rollouts.former, *rollouts.floors, rollouts.update)
-        served = {view.version: view for view in views if view is not None and _serves(view)}
+    served = _served(configuration, poll)
     return [
         dataclasses.replace(
             release,
-            throttle=Throttle(start_epoch=release.published_s, start_value=view.fraction),
+            throttle=_throttle(release, view),
             holds=tuple(Hold(segment=segment) for segment in view.holds),
         )
         if (view := served.get(release.version)) is not None
         else release
         for release in releases
     ]
+
+
+def _served(configuration: Configuration, poll: Poll) -> dict[str, RolloutView]:
+    """What the node's group serves its arch now, by version."""
+    group = poll.group
+    rollouts = group.rollouts.get(poll.arch) if group is not None and poll.arch is not None else None
+    if rollouts is None or group is None:
+        return {}
+    if not configuration.open or not group.updates_enabled or poll.application.observe_only:
+        return {}
+    views = (rollouts.former, *rollouts.floors, rollouts.update)
+    return {view.version: view for view in views if view is not None and _serves(view)}
+
+
+def _throttle(release: Release, view: RolloutView) -> Throttle:
+    return Throttle(start_epoch=release.published_s, start_value=view.fraction)
 
 
 def _serves(view: RolloutView) -> bool:
@@ -339,7 +358,7 @@ def may_take(query: Query, poll: Poll, releases: Iterable[Release]) -> bool:
     release = next((release for release in releases if release.version == picked.version), None)
     if release is None or release.payload(oci=query.oci) is None:
         return False
-    return not query.says_wariness or query.wariness <= picked.fraction
+    return query.told_wariness is None or query.told_wariness <= picked.fraction
 
 
 def graph(releases: Iterable[Release], query: Query, *, target: str | None, now_s: float) -> dict[str, Any]:
@@ -386,6 +405,56 @@ def graph(releases: Iterable[Release], query: Query, *, target: str | None, now_
     if conditional:
         found["conditionalEdges"] = conditional
     return found
+
+
+class Catalogue:
+    """The releases of an application and arch, with the graphs that were drawn of them.
+
+    Nodes that ask alike see the same graph: it is drawn once for all that it depends on.
+
+    Args:
+        releases: As they are known, without what is rolled out.
+    """
+
+    def __init__(self, releases: Iterable[Release]) -> None:
+        self.releases: Final = tuple(releases)
+        self._by_version = {release.version: release for release in self.releases}
+        self._drawn: dict[tuple[object, ...], bytes] = {}
+
+    def draw(
+        self, configuration: Configuration, poll: Poll, query: Query, *, target: str | None, now_s: float
+    ) -> bytes:
+        """The graph as the asking node sees it, as JSON: `graph` of what `overlaid` gives.
+
+        Args:
+            configuration: What is rolled out.
+            poll: Who asks.
+            query: What it asks with.
+            target: The version that was granted to it; None where none was.
+            now_s: Unix seconds.
+        """
+        overlay = tuple(
+            (version, view.fraction, view.holds, self._hides(version, view, query, now_s))
+            for version, view in _served(configuration, poll).items()
+        )
+        # Wariness and time decide what is hidden, and nothing else.
+        key = (query.stream, query.oci, query.os_version, query.os_checksum, target, overlay)
+        drawn = self._drawn.get(key)
+        if drawn is None:
+            seen = overlaid(self.releases, configuration, poll)
+            drawn = msgspec.json.encode(graph(seen, query, target=target, now_s=now_s))
+            if len(self._drawn) >= MAX_DRAWN:
+                self._drawn.clear()
+            self._drawn[key] = drawn
+        return drawn
+
+    def _hides(self, version: str, view: RolloutView, query: Query, now_s: float) -> bool:
+        release = self._by_version.get(version)
+        if release is None:
+            return True
+        throttle = _throttle(release, view)
+        # Nobody is warier than 1: a node's hash is made only where it matters.
+        return throttle.share(now_s) < 1 and throttle.hides(query.wariness, now_s)
 
 
 def _node(age: int, release: Release, query: Query) -> dict[str, Any]:

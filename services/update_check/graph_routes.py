@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 
 from services.update_check import cincinnati
 from services.update_check.checks import Granted
-from services.update_check.cincinnati import Release
+from services.update_check.cincinnati import Catalogue
 from services.update_check.dialect_store import read_releases
 from services.update_check.keeper import postgres_is_away
 from services.update_check.path_secrets import check_machine
@@ -41,7 +41,7 @@ _log = structlog.get_logger()
 class _Known:
     policy_version: int
     until: float
-    releases: tuple[Release, ...]
+    catalogue: Catalogue
 
 
 class ReleaseBook:
@@ -58,7 +58,7 @@ class ReleaseBook:
         self._known: OrderedDict[tuple[uuid.UUID, str], _Known] = OrderedDict()
         self._reading = asyncio.Lock()
 
-    async def releases(self, application_id: uuid.UUID, arch: str, policy_version: int) -> tuple[Release, ...]:
+    async def catalogue(self, application_id: uuid.UUID, arch: str, policy_version: int) -> Catalogue:
         """What is published; while Postgres is away what was known before, if anything.
 
         Raises:
@@ -73,25 +73,27 @@ class ReleaseBook:
             if found is not None:
                 return found
             try:
-                found = await read_releases(self._pool, application_id, arch)
+                found = Catalogue(await read_releases(self._pool, application_id, arch))
             except Exception as error:
                 if not postgres_is_away(error):
                     raise
                 if key not in self._known:
                     raise Unavailable("the releases cannot be read now", retry_after_s=60) from error
-                return self._known[key].releases
+                return self._known[key].catalogue
             self._known[key] = _Known(policy_version, self._clock.monotonic() + REMEMBER_S, found)
             self._known.move_to_end(key)
             if len(self._known) > MAX_KINDS:
                 self._known.popitem(last=False)
             return found
 
-    def _fresh(self, key: tuple[uuid.UUID, str], policy_version: int) -> tuple[Release, ...] | None:
+    def _fresh(self, key: tuple[uuid.UUID, str], policy_version: int) -> Catalogue | None:
         known = self._known.get(key)
         if known is None or known.policy_version != policy_version or self._clock.monotonic() >= known.until:
             return None
-        return known.releases
+        return known.catalogue
 
+
+_NOTHING: Final = Catalogue(())
 
 RELEASES: Final = web.AppKey("RELEASES", ReleaseBook)
 APPLICATION: Final = web.AppKey("CINCINNATI_APPLICATION", str)
@@ -147,17 +149,19 @@ async def _graph(http: web.Request) -> web.Response:
         imported=parts[KEEPER].standings.imported_of(application.application_id, query.node_uuid),
     )
     # An arch that nothing is rolled out to is not looked up: anybody can make such names up.
-    releases: tuple[Release, ...] = ()
+    catalogue = _NOTHING
     if any(query.arch in group.rollouts for group in application.groups):
-        releases = await parts[RELEASES].releases(application.application_id, query.arch, configuration.policy_version)
-    if not cincinnati.may_take(query, poll, releases):
+        catalogue = await parts[RELEASES].catalogue(
+            application.application_id, query.arch, configuration.policy_version
+        )
+    if not cincinnati.may_take(query, poll, catalogue.releases):
         poll = without_asking(poll)
     outcome = await parts[CHECKS].check(poll)
     target = outcome.rollout.version if isinstance(outcome, Granted) else None
-    seen = cincinnati.overlaid(releases, configuration, poll)
-    found = cincinnati.graph(seen, query, target=target, now_s=now.timestamp())
+    drawn = catalogue.draw(configuration, poll, query, target=target, now_s=now.timestamp())
     # The answer is this node's alone: a cache that gave it to another one would give away a grant.
-    return json_response(found, headers={"Cache-Control": "no-store", "Vary": "Accept", "Content-Type": content_type})
+    headers = {"Cache-Control": "no-store", "Vary": "Accept", "Content-Type": content_type}
+    return web.Response(body=drawn, headers=headers)
 
 
 def _content_type(http: web.Request) -> str:

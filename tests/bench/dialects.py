@@ -32,7 +32,8 @@ async def publish_older(connection: asyncpg.Connection[Any], world: World, count
     await connection.execute(
         """
         INSERT INTO control.changesets (changeset_id, application_id, version, arch, kind, state, published_at)
-        SELECT gen_random_uuid(), $1, CASE WHEN n = 0 THEN $3 ELSE '3000.1.' || n END, 'amd64', 'image', 'published', now()
+        SELECT gen_random_uuid(), $1, CASE WHEN n = 0 THEN $3 ELSE '3000.1.' || n END, 'amd64',
+               'image', 'published', now()
           FROM generate_series(0, $2::int - 2) n
         """,
         world.application_id,

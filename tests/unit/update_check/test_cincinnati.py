@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from services.update_check.cincinnati import (
     LEAST_WARINESS,
+    MAX_DRAWN,
     PREFIX,
+    Catalogue,
     Hold,
     Query,
     Release,
@@ -497,3 +499,66 @@ def test_whatever_a_node_says_fits_its_events(said):
         },
         NodeEnrolled,
     )
+
+
+# Graphs that were drawn before
+
+_FLEETING = st.fixed_dictionaries(
+    {
+        "fraction": st.sampled_from([0.0, 0.4, 1.0]),
+        "holds": st.sampled_from([(), ((("platform", "metal"),),)]),
+        "state": st.sampled_from(["running", "paused"]),
+        "version": st.sampled_from(["2.0.0", "2.5.0", "9.9.9"]),
+    }
+)
+_ASKED = st.fixed_dictionaries(
+    {
+        "os_version": st.sampled_from(["1.0.0", "1.5.0", "0.1.0"]),
+        "os_checksum": st.sampled_from([SHA, "cd" * 32]),
+        "stream": st.sampled_from(["stable", "testing"]),
+        "oci": st.sampled_from(["true", "false"]),
+        "node_uuid": st.sampled_from(["a", "b", "c", "d"]),
+    },
+    optional={"rollout_wariness": st.sampled_from(["0", "0.4", "0.41", "1"])},
+)
+
+
+@settings(deadline=None)
+@given(
+    asks=st.lists(
+        st.tuples(_FLEETING, _ASKED, st.sampled_from([None, "2.0.0"]), st.sampled_from([50.0, NOW])), max_size=12
+    )
+)
+def test_a_graph_drawn_before_is_the_one_that_would_be_drawn(asks):
+    """Whoever asked before, with whatever rolled out: each node gets its own graph."""
+    releases = [
+        release("1.0.0"),
+        release("1.5.0", barrier_reason="key", published_s=100.0),
+        release("2.0.0", pullspec=PULLSPEC, published_s=100.0),
+        release("2.5.0", channels=frozenset({"testing", "stable"})),
+    ]
+    catalogue = Catalogue(releases)
+    for rolled_out, changes, target, now_s in asks * 2:
+        configuration, application = world(view(**rolled_out))
+        query = asked(**changes)
+        said = poll(query, application)
+        expected = graph(overlaid(releases, configuration, said), query, target=target, now_s=now_s)
+        drawn = catalogue.draw(configuration, said, query, target=target, now_s=now_s)
+        assert msgspec.json.decode(drawn) == expected
+
+
+def test_graphs_are_drawn_once_and_not_kept_without_bound():
+    """The same bytes for nodes that ask alike; nodes that make up what they run push out others, no more."""
+    catalogue = Catalogue([release("2.0.0")])
+    configuration, application = world(view())
+
+    def draw(**changes: str) -> bytes:
+        query = asked(**changes)
+        return catalogue.draw(configuration, poll(query, application), query, target=None, now_s=NOW)
+
+    first = draw(node_uuid="a")
+    assert draw(node_uuid="b") is first
+    for number in range(MAX_DRAWN):
+        draw(os_checksum=f"{number:064x}")
+    assert draw() == first
+    assert draw() is not first
