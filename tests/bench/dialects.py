@@ -42,9 +42,10 @@ async def publish_older(connection: asyncpg.Connection[Any], world: World, count
     )
     await connection.execute(
         """
-        INSERT INTO control.payloads (changeset_id, position, role, name, sha256, size)
-        SELECT changeset_id, 0, 'main', 'update.gz', encode(sha256(version::bytea), 'hex'), 7 FROM control.changesets
-         WHERE changeset_id <> $1
+        INSERT INTO control.payloads (changeset_id, position, role, name, sha256, sha1_base64, size)
+        SELECT changeset_id, 0, 'main', 'update.gz', encode(sha256(version::bytea), 'hex'),
+               'I6DGNAOrJRUxPbCuLw+AITfiVMo=', 7
+          FROM control.changesets WHERE changeset_id <> $1
         """,
         world.changeset_id,
     )

@@ -719,9 +719,9 @@ async def test_only_so_much_is_remembered(pool, world, monkeypatch):
     monkeypatch.setattr(native_routes, "MAX_CHANGESETS", 1)
     releases, details = graph_routes.ReleaseBook(pool, SystemClock()), native_routes.DetailsBook(pool)
     for arch in ("amd64", "arm64", "amd64"):
-        found = await releases.releases(world.application_id, arch, 1)
+        found = (await releases.catalogue(world.application_id, arch, 1)).releases
         assert [one.version for one in found] == ([world.version] if arch == "amd64" else [])
-    both = await asyncio.gather(*(releases.releases(world.application_id, "amd64", 2) for _ in range(2)))
+    both = await asyncio.gather(*(releases.catalogue(world.application_id, "amd64", 2) for _ in range(2)))
     assert both[0] is both[1]
     assert (await details.of(world.changeset_id)).payloads[0].sha256 == world.sha256
     assert (await details.of(uuid.uuid4())).payloads == ()
