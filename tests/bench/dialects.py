@@ -51,7 +51,7 @@ async def publish_older(connection: asyncpg.Connection[Any], world: World, count
     )
     await connection.execute(
         "INSERT INTO control.channel_history (channel_id, changeset_id, promoted_by) "
-        "SELECT channel_id, changeset_id, 'bench' FROM control.channels CROSS JOIN control.changesets"
+        "SELECT ch.channel_id, c.changeset_id, 'bench' FROM control.channels ch CROSS JOIN control.changesets c"
     )
     await connection.fetchval("SELECT control.raise_policy_version_v1()")
 

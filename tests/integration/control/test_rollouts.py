@@ -294,6 +294,31 @@ async def test_waves_begin_after_their_soak_when_half_of_the_wave_has_it(story, 
     assert await story.states(group_id) == [("2.0.0", "update", "completed")]
 
 
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        "UPDATE fleet.nodes SET cloned = true WHERE node_id = $1",
+        "UPDATE fleet.nodes SET version = '3.0.0' WHERE node_id = $1",
+    ],
+)
+async def test_a_wave_that_its_last_node_leaves_does_not_soak(story, operator, fleet, leaves):
+    """While it soaks nothing begins; once nobody is left in it that the rollout is for, the next one does at once."""
+    stable = await operator.channel()
+    waves = [{"fraction": 0.5, "soak_s": HOUR}, {"fraction": 1}]
+    group_id = await story.group("all", "stable", policy={"waves": waves})
+    changeset = await operator.changeset("2.0.0")
+    inside, outside = (
+        next(name for name in map(str, range(1_000)) if (position_of(name, uuid.UUID(changeset)) < 0.5) is is_inside)
+        for is_inside in (True, False)
+    )
+    node_id = await fleet.node(inside, group_id, "1.0.0")
+    await fleet.node(outside, group_id, "1.0.0")
+    await operator.promote(stable, changeset)
+    assert await story.pass_time(minutes=1) == []
+    await story.pool.execute(leaves, node_id)
+    assert [type(step) for step in await story.pass_time(minutes=1)] == [BeginWave]
+
+
 async def test_no_wave_begins_while_a_segment_is_held(story, operator):
     """It goes on when the hold is released."""
     stable = await operator.channel()
