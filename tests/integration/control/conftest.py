@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -279,6 +280,11 @@ async def viewer(control, session, database_url) -> Operator:
     return Operator(session, control.url, await keep_token(database_url, name="guest", role=Role.VIEWER))
 
 
+def _mind_ctrl_c() -> None:
+    """Where tests run in the background of a script, SIGINT is ignored, and what they start inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Terminal:
     """Runs the command beside the event loop, like another process."""
@@ -293,7 +299,7 @@ class Terminal:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("UNEVENTFUL_")}
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services.cli", *self.options, *arguments,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environ,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environ, preexec_fn=_mind_ctrl_c,
         )  # fmt: skip
 
     async def json(self, *arguments: str) -> Any:
