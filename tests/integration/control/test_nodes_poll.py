@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,16 @@ async def answered_anew(node: Node, operator, node_id: str, pool) -> None:
         await asyncio.sleep(0.1)
 
 
+async def all_polls_are_written(node: Node, operator, node_id: str) -> None:
+    """Contacts are written a moment after their poll, each with the group that its node was in when it polled."""
+    polled_at = datetime.now(UTC)
+    await node.poll()
+    deadline = time.monotonic() + 20
+    while datetime.fromisoformat((await operator.get(f"/nodes/{node_id}"))["last_answer_at"]) < polled_at:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
 async def found(operator, machine: str) -> str:
     deadline = time.monotonic() + 20
     while True:
@@ -94,6 +105,7 @@ async def test_groups_are_the_same_for_operators_and_polls(operator, flatcar, up
     assert (await operator.post("/nodes/import", imported))["moved"] == 1
     await answered_anew(node, operator, node_id, pool)
     await polled_until(node, operator, node_id, group_name="racks")
+    await all_polls_are_written(node, operator, node_id)
     named = await operator.group("named", app="flatcar", explicit_only=True, nodes=["m1"])
     assert (await operator.get(f"/nodes/{node_id}"))["group_id"] == named
     await polled_until(node, operator, node_id, group_name="named")
