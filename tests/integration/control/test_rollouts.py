@@ -420,7 +420,8 @@ async def test_expediting_relaxes_soak_waves_and_windows_within_bounds(story, op
         "waves": [{"fraction": 0.01, "soak_s": HOUR}, {"fraction": 1}],
         "windows": {"cron": [{"cron": "0 0 29 2 *", "length_s": HOUR}]},
     }
-    prod = await story.group("prod", "stable", nodes=8, version="1.0.0", policy=policy)
+    # So many that the first wave lets in at least one of them, whatever the changeset is called.
+    prod = await story.group("prod", "stable", nodes=80, version="1.0.0", policy=policy)
     await operator.promote(stable, await operator.changeset("2.0.0"))
     rollout_id = await story.rollout(prod, "2.0.0")
     on_canaries = next(
